@@ -3,48 +3,290 @@ package ota
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Reasons to wait that are not errors.
+var (
+	errWaiting     = errors.New("waiting")
+	errConsent     = errors.New("waiting for a person")
+	errUndelivered = errors.New("report not delivered")
 )
 
 // Manager carries one device through its updates. Its methods may be called
 // from any goroutine; the work is done by the one in Run.
-type Manager struct{ cfg Config }
+type Manager struct {
+	cfg     Config
+	calls   chan *Call
+	running atomic.Bool
+
+	mu      sync.Mutex
+	snap    Snapshot                // what Snapshot returns
+	cancel  context.CancelCauseFunc // ends the check or transfer under way, if any
+	stopped bool                    // Run has ended
+
+	// What follows belongs to the goroutine in Run, and is forgotten with the process.
+	stored        *Record // as the store has it; nil: not known
+	booted        Boot
+	checkDue      bool
+	checkInstalls bool  // the check that is due was asked for by Install
+	checked       error // how the last check ended
+	waiting       []*Call
+	backoff       time.Duration
+	asked         string    // attempt for which the gate has allowed to write
+	started       string    // attempt for which Started was called
+	armed         string    // attempt for which the gate has allowed the restart
+	verified      string    // digest and slot that were read back
+	rebooting     time.Time // when the restart was asked for
+	trialStart    time.Time
+	healthySince  time.Time
+	confirmed     bool
+}
 
 // New returns a manager. It touches neither slots nor network.
 func New(cfg Config) (*Manager, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	return &Manager{cfg: cfg}, nil
+	m := &Manager{cfg: cfg, calls: make(chan *Call, 16)}
+	m.snap = Snapshot{Running: cfg.Version, Since: time.Now(), State: Idle}
+	return m, nil
 }
 
-// Run works until ctx ends or the device restarts.
-func (m *Manager) Run(ctx context.Context) error { return errors.New("in work") }
+// Run works until ctx ends, and returns its error. It may be called once.
+func (m *Manager) Run(ctx context.Context) error {
+	if !m.running.CompareAndSwap(false, true) {
+		return errors.New("run the manager: it runs already, or has run before")
+	}
+	defer m.stop()
+	var startup, interval <-chan time.Time
+	if m.cfg.StartupDelay >= 0 {
+		startup = time.After(m.cfg.StartupDelay)
+	}
+	if m.cfg.CheckInterval > 0 {
+		t := time.NewTicker(m.cfg.CheckInterval)
+		defer t.Stop()
+		interval = t.C
+	}
+	var woken <-chan struct{}
+	if w, ok := m.cfg.Source.(Waker); ok {
+		woken = w.Wake()
+	}
+	for {
+		if m.takeWaiting(ctx) {
+			continue
+		}
+		pause, err := m.step(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil { // the record or the bootloader cannot be read: nothing may be done without
+			m.cfg.Log.Error("cannot work", "error", err)
+			m.set(StatusFailed, err)
+			m.answerAll(err)
+			pause = m.nextBackoff(5*time.Second, 5*time.Minute)
+		}
+		var next <-chan time.Time
+		if pause != never {
+			next = time.After(pause)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case c := <-m.calls:
+			m.take(ctx, c)
+		case <-next:
+		case <-startup:
+			startup, m.checkDue = nil, true
+		case <-interval:
+			m.checkDue = true
+		case <-woken:
+			m.checkDue = true
+		}
+	}
+}
 
-// Snapshot returns what the manager is doing.
-func (m *Manager) Snapshot() Snapshot { return Snapshot{} }
+// load returns the record and what is booted. The store is read once: after
+// that this process is the only one that writes it.
+func (m *Manager) load(ctx context.Context) (Record, Boot, error) {
+	if m.stored != nil {
+		return *m.stored, m.booted, nil
+	}
+	r, err := m.cfg.Store.Load()
+	if err != nil {
+		return r, Boot{}, fmt.Errorf("load the record: %w", err)
+	}
+	if r.Format > 1 {
+		return r, Boot{}, fmt.Errorf("load the record: %w: format %d is newer than this agent", ErrInternal, r.Format)
+	}
+	if r.Release != nil {
+		r.Release.Digest = r.Digest
+	}
+	b, err := m.cfg.Slots.Booted(ctx)
+	if err != nil {
+		return r, b, fmt.Errorf("read the booted slot: %w", err)
+	}
+	if b.Slot == "" || b.Other == "" || b.Slot == b.Other {
+		return r, b, fmt.Errorf("read the booted slot: %w: booted %q, other %q", ErrInternal, b.Slot, b.Other)
+	}
+	m.stored, m.booted = &r, b
+	m.show(r)
+	return r, b, nil
+}
 
-// A Call is a command under way. Commands return at once; Wait waits.
-type Call struct{}
+// save stores r if it differs from what is stored.
+func (m *Manager) save(r Record) error {
+	if m.stored != nil && reflect.DeepEqual(*m.stored, r) {
+		return nil
+	}
+	m.stored = nil // after an error nobody knows what the store holds
+	if err := m.cfg.Store.Save(r); err != nil {
+		return fmt.Errorf("save the record: %w", err)
+	}
+	m.stored = &r
+	m.show(r)
+	return nil
+}
 
-// Wait returns how the command ended, or ctx's error; the command goes on then.
-func (c *Call) Wait(ctx context.Context) error { return nil }
+// pauseAfter says how long to wait in a state whose work ended with err.
+func (m *Manager) pauseAfter(r Record, err error) time.Duration {
+	switch {
+	case r.State == Trial || r.State == RollBack:
+		return m.cfg.HealthInterval
+	case r.State == Activating:
+		return m.cfg.GateInterval
+	case err == nil: // a report delivered, or a check that changed nothing
+		return 0
+	case errors.Is(err, errUndelivered):
+		m.cfg.Log.Warn("report not delivered, it is kept", "error", err)
+		return m.nextBackoff(10*time.Second, m.cfg.MaxBackoff)
+	case r.State == Idle, errors.Is(err, errConsent):
+		if _, ok := m.cfg.Source.(Reporter); ok && len(r.Unsent) > 0 && r.State == Idle {
+			return m.nextBackoff(time.Second, m.cfg.MaxBackoff)
+		}
+		return never
+	case errors.Is(err, ErrNotNow):
+		return m.cfg.GateInterval
+	case errors.Is(err, context.Canceled), errors.Is(err, ErrAborted):
+		return 0
+	}
+	return m.nextBackoff(time.Minute, m.cfg.MaxBackoff)
+}
 
-// Check looks for a release now.
-func (m *Manager) Check() *Call { return nil }
+// nextBackoff doubles from first to last.
+func (m *Manager) nextBackoff(first, last time.Duration) time.Duration {
+	m.backoff = min(max(2*m.backoff, first), max(last, first))
+	return m.jitter(m.backoff)
+}
 
-// Install begins, or allows, the installation of the release that is available, up to READY_TO_APPLY.
-func (m *Manager) Install() *Call { return nil }
+// jitter gives d or take a quarter of it, so that fleets do not march in step.
+func (m *Manager) jitter(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
+	return d - d/4 + rand.N(d/2+1)
+}
 
-// Apply allows the restart into the staged release. If the gate says no now,
-// Wait returns its refusal, and the restart follows as soon as it says yes.
-func (m *Manager) Apply() *Call { return nil }
+// sleep waits for d, and reports false if ctx ended first.
+func (m *Manager) sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
 
-// Abort gives the update up. It works in every state until the restart.
-func (m *Manager) Abort() *Call { return nil }
+// interruptible returns a context that Abort ends. Only checks and transfers
+// have one: everything after them is short, or must not be left half-done.
+func (m *Manager) interruptible(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	m.mu.Lock()
+	m.cancel = cancel
+	m.mu.Unlock()
+	return ctx, func() {
+		m.mu.Lock()
+		m.cancel = nil
+		m.mu.Unlock()
+		cancel(nil)
+	}
+}
 
-// Confirm marks the firmware on trial good, whatever Healthy says.
-func (m *Manager) Confirm() *Call { return nil }
+// ask puts the question to the gate. Every error is a refusal, a panic too.
+func (m *Manager) ask(ctx context.Context, r Record, at Moment, while Status) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: the gate panicked: %v", ErrNotNow, p)
+			m.set(while, err)
+		}
+	}()
+	if err = m.cfg.Gate(ctx, r.Release, at); err != nil {
+		if !errors.Is(err, ErrNotNow) {
+			err = fmt.Errorf("%w: %w: %w", ErrNotNow, codeOr(err, ErrBMSUnsafe), err)
+		}
+		m.set(while, err)
+		return err
+	}
+	if at == BeforeWrite {
+		m.asked = r.Attempt
+	}
+	return nil
+}
 
-// RollBack returns to the previous slot: out of a trial at once, otherwise by
-// way of gate, restart and trial as for an update.
-func (m *Manager) RollBack() *Call { return nil }
+// consents reports whether nobody has to be asked any more.
+func (m *Manager) consents(r Record, need Consent) bool {
+	return m.cfg.Automatic || r.Consent >= need || r.Release.Mandatory
+}
+
+// waitForPerson stays, and meanwhile delivers what has not been delivered.
+func (m *Manager) waitForPerson(ctx context.Context, r Record, s Status) (Record, error) {
+	m.explain(s, "waits for a person's consent")
+	r, err := m.deliver(ctx, r)
+	if err == nil || errors.Is(err, errUndelivered) {
+		return r, err
+	}
+	return r, errConsent
+}
+
+// suspend quiesces the application, once. The record says so first, so that the
+// next process resumes if this one dies.
+func (m *Manager) suspend(ctx context.Context, r *Record) error {
+	if r.Quiesced || m.cfg.Hooks.Suspend == nil {
+		return nil
+	}
+	r.Quiesced, r.BootID = true, m.booted.ID
+	if err := m.save(*r); err != nil {
+		return err
+	}
+	if err := m.cfg.Hooks.Suspend(ctx); err != nil {
+		return fmt.Errorf("suspend the application: %w", err)
+	}
+	return nil
+}
+
+// resumeUnlessNeeded resumes a quiesced application on every path that does not
+// go on towards the restart.
+func (m *Manager) resumeUnlessNeeded(ctx context.Context, r *Record, goesOn bool) {
+	switch {
+	case !r.Quiesced:
+		return
+	case r.State == Activating || r.State == Trial || r.State == RollBack:
+		return
+	case m.cfg.Suspend == SuspendBeforeCheck && r.State != Idle && goesOn:
+		return
+	}
+	if m.cfg.Hooks.Resume != nil {
+		if err := m.cfg.Hooks.Resume(ctx); err != nil {
+			m.cfg.Log.Error("resume the application, trying again", "error", err)
+			return
+		}
+	}
+	r.Quiesced = false
+}

@@ -113,11 +113,13 @@ type Verify func(signed []byte) (*Manifest, error)
 // Moment is the point of an update at which the gate is asked.
 type Moment string
 
-// The gate is asked before the first byte is written, and again, within the
-// last second, before the device restarts.
+// The gate is asked before the first byte is written, before the device is
+// prepared for the restart, and a last time when the restart is the next thing
+// that happens.
 const (
 	BeforeWrite   Moment = "before writing"
 	BeforeRestart Moment = "before the restart"
+	AtRestart     Moment = "at the restart"
 )
 
 // A Gate decides whether now is safe for m. It returns nil for yes. Every error
@@ -143,9 +145,12 @@ type Store interface {
 //	failure:    CheckStart Suspend Started Progress... Failed Resume
 //	up to date: CheckStart Suspend UpToDate Resume
 //	denied:     CheckStart
+//	no suspend: CheckStart Suspend Failed Resume
 //
-// if [Config.Suspend] is [BeforeCheck]. With [BeforeRestart], Suspend comes
-// immediately before Finished, and a path that did not suspend does not resume.
+// if [Config.Suspend] is [SuspendBeforeCheck]. With [SuspendBeforeRestart],
+// Suspend comes immediately before Finished, and a path that did not suspend
+// does not resume. In both, an update that has to wait, for the gate or for a
+// person, resumes while it waits and suspends again when it goes on.
 type Hooks struct {
 	CheckStart func() bool                         // false: no check now
 	Suspend    func(context.Context) error         // quiesce the application

@@ -50,7 +50,6 @@ type Record struct {
 	Skipped         []Skipped `json:"skipped,omitempty"`          // releases not to be taken again
 	Unsent          []Report  `json:"unsent,omitempty"`           // reports that the source has not confirmed
 	Last            *Report   `json:"last,omitempty"`             // how the last update ended
-	Serial          uint64    `json:"serial,omitempty"`           // counts attempts
 }
 
 // Consent is what a person, or the configuration, has said yes to.

@@ -1,0 +1,288 @@
+package ota
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// A Call is a command under way. Commands return at once; Wait waits.
+type Call struct {
+	op   op
+	done chan struct{}
+	err  error
+	over func(r Record, err error) (bool, error) // judged after each step
+}
+
+type op int
+
+const (
+	opCheck op = iota
+	opInstall
+	opApply
+	opAbort
+	opConfirm
+	opRollBack
+)
+
+// Wait returns how the command ended, or ctx's error; the command goes on then.
+func (c *Call) Wait(ctx context.Context) error {
+	select {
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *Call) end(err error) {
+	c.err = err
+	close(c.done)
+}
+
+// Check looks for a release now. Wait returns nil if there is one, and
+// [ErrNoUpdate] if not.
+func (m *Manager) Check() *Call { return m.post(opCheck) }
+
+// Install begins, or allows, the installation of the release that is available,
+// after a check if none is known; a person who asks for it overrules a skip.
+// Wait returns nil once the release is staged. If the gate says no, it returns
+// its refusal, and the installation follows as soon as the gate says yes.
+func (m *Manager) Install() *Call { return m.post(opInstall) }
+
+// Apply allows the restart into the staged release, and the installation before
+// it. If the gate says no, Wait returns its refusal, and the restart follows as
+// soon as it says yes. Nil means that the device restarts.
+func (m *Manager) Apply() *Call { return m.post(opApply) }
+
+// Abort gives the update up, in every state until the restart. The release is
+// skipped until Install asks for it.
+func (m *Manager) Abort() *Call {
+	c := m.post(opAbort) // before the transfer ends, so that Run sees it at once
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cancel != nil {
+		m.cancel(ErrAborted)
+	}
+	return c
+}
+
+// Confirm marks the firmware on trial good, whatever Healthy says.
+func (m *Manager) Confirm() *Call { return m.post(opConfirm) }
+
+// RollBack returns to the previous slot: out of a trial at once, otherwise by
+// way of gate, restart and trial as for an update.
+func (m *Manager) RollBack() *Call { return m.post(opRollBack) }
+
+func (m *Manager) post(o op) *Call {
+	c := &Call{op: o, done: make(chan struct{})}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.stopped:
+		c.end(ErrStopped)
+	case m.cancel != nil && o != opAbort:
+		c.end(fmt.Errorf("%w: %s", ErrBusy, m.snap.Status))
+	default:
+		select {
+		case m.calls <- c:
+		default:
+			c.end(fmt.Errorf("%w: too many commands", ErrBusy))
+		}
+	}
+	return c
+}
+
+// stop answers whoever still waits.
+func (m *Manager) stop() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.stopped = true
+	m.answerAll(ErrStopped)
+	for {
+		select {
+		case c := <-m.calls:
+			c.end(ErrStopped)
+		default:
+			return
+		}
+	}
+}
+
+// take carries out the immediate part of a command. What takes longer is done by
+// the steps that follow, and judged after each.
+func (m *Manager) take(ctx context.Context, c *Call) {
+	r, b, err := m.load(ctx)
+	if err != nil {
+		c.end(err)
+		return
+	}
+	before := r
+	switch c.op {
+	case opCheck:
+		err = m.takeCheck(r, c)
+	case opInstall, opApply:
+		err = m.takeConsent(&r, c)
+	case opAbort:
+		err = m.takeAbort(&r, b, c)
+	case opConfirm:
+		if r.State != Trial {
+			err = fmt.Errorf("confirm: no firmware is on trial, the state is %s", r.State)
+		} else {
+			m.confirmed = true
+			c.over = func(r Record, err error) (bool, error) { return r.State == Idle || err != nil, err }
+		}
+	case opRollBack:
+		err = m.takeRollBack(&r, b, c)
+	}
+	if err == nil && r.State != before.State {
+		m.resumeUnlessNeeded(ctx, &r, false)
+	}
+	if saveErr := m.save(r); err == nil {
+		err = saveErr
+	}
+	if err != nil || c.over == nil {
+		c.end(err)
+		return
+	}
+	m.waiting = append(m.waiting, c)
+}
+
+// takeWaiting takes one command that waits, if any: commands come before steps,
+// so that an aborted transfer does not begin again.
+func (m *Manager) takeWaiting(ctx context.Context) bool {
+	select {
+	case c := <-m.calls:
+		m.take(ctx, c)
+		return true
+	default:
+		return false
+	}
+}
+
+// answerAll ends all calls, because nothing can be done for them now.
+func (m *Manager) answerAll(err error) {
+	for _, c := range m.waiting {
+		c.end(err)
+	}
+	m.waiting = nil
+}
+
+// answer ends the calls whose end has come. A wait for a person is no end.
+func (m *Manager) answer(r Record, err error) {
+	left := m.waiting[:0]
+	for _, c := range m.waiting {
+		if over, err := c.over(r, err); over {
+			c.end(err)
+		} else {
+			left = append(left, c)
+		}
+	}
+	clear(m.waiting[len(left):])
+	m.waiting = left
+}
+
+func (m *Manager) takeCheck(r Record, c *Call) error {
+	if !checkable(r) {
+		return fmt.Errorf("check: %w: the state is %s", ErrBusy, r.State)
+	}
+	m.checkDue = true
+	c.over = func(Record, error) (bool, error) { return true, m.checked }
+	return nil
+}
+
+func (m *Manager) takeConsent(r *Record, c *Call) error {
+	want, consent := Staged, ConsentInstall
+	if c.op == opApply {
+		want, consent = Activating, ConsentApply
+	}
+	if !checkable(*r) && r.State != want {
+		return fmt.Errorf("install: %w: the state is %s", ErrBusy, r.State)
+	}
+	if r.State == Idle {
+		if c.op == opApply {
+			return fmt.Errorf("apply: %w: nothing is staged", ErrNoUpdate)
+		}
+		m.checkDue, m.checkInstalls = true, true
+	} else {
+		r.Consent = max(r.Consent, consent)
+		m.backoff = 0
+	}
+	attempt := r.Attempt
+	c.over = func(r Record, err error) (bool, error) {
+		switch {
+		case r.State == Idle && r.Last != nil && attempt != "" && r.Last.ID == attempt:
+			return true, m.outcome(r)
+		case r.State == Idle:
+			return true, err
+		case attempt == "":
+			attempt = r.Attempt
+		}
+		if r.State == want && want == Staged || want == Activating && m.settled(r) {
+			return true, nil
+		}
+		return isEnd(err), err
+	}
+	return nil
+}
+
+// settled reports whether Apply has done what it can: the restart is under way,
+// or comes with the next one.
+func (m *Manager) settled(r Record) bool {
+	return r.State == Activating && (!m.rebooting.IsZero() || r.Release.NoReboot) || r.State == Trial
+}
+
+// outcome is the error of the update that ended last.
+func (m *Manager) outcome(r Record) error {
+	if r.Last.Result == Succeeded {
+		return nil
+	}
+	if r.Last.Result == Aborted {
+		return ErrAborted
+	}
+	return &because{r.Last.Code, r.Last.Reason}
+}
+
+// isEnd reports whether err answers a command, or is just the next thing to wait for.
+func isEnd(err error) bool {
+	return err != nil && !errors.Is(err, errWaiting) && !errors.Is(err, errConsent) && !errors.Is(err, errUndelivered)
+}
+
+func (m *Manager) takeAbort(r *Record, b Boot, c *Call) error {
+	switch {
+	case r.State == Idle:
+		return fmt.Errorf("abort: %w: nothing is under way", ErrNoUpdate)
+	case r.State == Activating && m.rebooting.IsZero():
+		r.Abort = true // the step takes the Try back
+		c.over = func(r Record, err error) (bool, error) { return r.State == Idle || isEnd(err), err }
+	case checkable(*r):
+		*r = m.end(*r, b, Aborted, ErrAborted)
+	default:
+		return fmt.Errorf("abort: %w: the restart is under way or done; use roll back", ErrBusy)
+	}
+	return nil
+}
+
+func (m *Manager) takeRollBack(r *Record, b Boot, c *Call) error {
+	if err := m.canRollBack(*r, b); err != nil {
+		return fmt.Errorf("roll back: %w", err)
+	}
+	if r.State == Trial {
+		r.State, r.BootID, r.Code, r.Reason = RollBack, "", int(ErrNone), "a person asked for it"
+		return nil
+	}
+	to, from := r.Previous, r.Running
+	*r = r.idle()
+	r.State, r.Consent, r.Back = Staged, ConsentApply, true
+	r.Slot, r.OldSlot, r.From, r.Digest, r.Attempt = to.Slot, b.Slot, m.cfg.Version, to.Digest, newAttempt()
+	r.Release = &Manifest{Format: 1, Product: m.cfg.Product, Version: to.Version, SecurityVersion: to.SecurityVersion,
+		Created: r.NewestTime, Images: to.Images, Digest: to.Digest}
+	r.Previous = from // what is left, until the way back is proven
+	c.over = func(r Record, err error) (bool, error) {
+		if r.State == Idle && r.Last != nil {
+			return true, m.outcome(r)
+		}
+		return m.settled(r) || isEnd(err), err
+	}
+	return nil
+}

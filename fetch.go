@@ -1,0 +1,283 @@
+package ota
+
+import (
+	"context"
+	"crypto/md5"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"time"
+)
+
+const (
+	syncEvery    = 16 << 20 // bytes between syncs: what a power cut can cost
+	readBackSize = 1 << 20
+)
+
+// fetch brings every image of the release into the other slot and reads it back.
+// It goes on where an earlier attempt ended: the slot itself says how far that
+// is, because every chunk that is in it can be verified.
+func (m *Manager) fetch(ctx context.Context, r *Record) error {
+	if m.asked != r.Attempt { // after a restart of the process
+		if err := m.ask(ctx, *r, BeforeWrite, StatusUpdateAvailable); err != nil {
+			return err
+		}
+	}
+	if m.cfg.Suspend == SuspendBeforeCheck {
+		if err := m.suspend(ctx, r); err != nil {
+			m.failed(err)
+			return err
+		}
+	}
+	if m.started != r.Attempt {
+		m.started = r.Attempt
+		if m.cfg.Hooks.Started != nil {
+			m.cfg.Hooks.Started(r.Release)
+		}
+	}
+	m.set(StatusDownloading, nil)
+	ctx, done := m.interruptible(ctx)
+	defer done()
+	var before int64
+	for i := range r.Release.Images {
+		im := &r.Release.Images[i]
+		if err := m.fetchImage(ctx, r, im, before); err != nil {
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			} else if !giveUp(err) {
+				m.failed(err)
+			}
+			return fmt.Errorf("fetch %s of release %s: %w", im.Component, r.Release.Version, err)
+		}
+		before += im.Size
+	}
+	m.verified = r.Digest + " " + r.Slot
+	return nil
+}
+
+func (m *Manager) fetchImage(ctx context.Context, r *Record, im *Image, before int64) error {
+	s, err := m.cfg.Slots.Open(ctx, im.Component, r.Slot)
+	if err != nil {
+		return fmt.Errorf("open slot %s: %w", r.Slot, err)
+	}
+	defer s.Close()
+	if c := s.Capacity(); im.Size > c {
+		return fmt.Errorf("%w: image is %d bytes, slot %s holds %d", ErrInsufficientSpace, im.Size, r.Slot, c)
+	}
+	t := &transfer{m: m, r: r, im: im, slot: s, before: before, buf: make([]byte, im.ChunkSize)}
+	if err := t.findStart(ctx); err != nil {
+		return err
+	}
+	if err := t.run(ctx); err != nil {
+		return err
+	}
+	if err := s.Sync(im.Size); err != nil {
+		return fmt.Errorf("sync slot %s: %w", r.Slot, flashError(err))
+	}
+	m.set(StatusVerifying, nil)
+	return readBack(ctx, s, im)
+}
+
+// A transfer carries one image from the source into its slot.
+type transfer struct {
+	m      *Manager
+	r      *Record
+	im     *Image
+	slot   Slot
+	before int64 // bytes of the images before this one
+	have   int64 // verified and written, from the start
+	synced int64
+	buf    []byte // one chunk
+}
+
+// findStart finds how much of the image is already in the slot.
+func (t *transfer) findStart(ctx context.Context) error {
+	for t.have < t.im.Size {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		chunk := t.chunk()
+		if n, err := t.slot.ReadAt(chunk, t.have); n < len(chunk) || err != nil && err != io.EOF {
+			break // a part that cannot be read is a part that is not there
+		}
+		if sha256.Sum256(chunk) != t.want() {
+			break
+		}
+		t.have += int64(len(chunk))
+	}
+	t.synced = t.have
+	t.progress()
+	return nil
+}
+
+// chunk is the buffer for the chunk at t.have.
+func (t *transfer) chunk() []byte { return t.buf[:min(t.im.ChunkSize, t.im.Size-t.have)] }
+
+func (t *transfer) want() Hash { return t.im.Chunks[t.have/t.im.ChunkSize] }
+
+func (t *transfer) progress() { t.m.progress(t.before+t.have, t.r.Release) }
+
+// run transfers until the image is whole. Failures in a row without a new chunk
+// in between are counted; a pause lies between them.
+func (t *transfer) run(ctx context.Context) error {
+	for failures := 0; t.have < t.im.Size; {
+		had := t.have
+		err := t.stream(ctx)
+		if err == nil {
+			continue
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if t.have > had {
+			failures, t.m.backoff = 0, 0
+		}
+		failures++
+		if failures > t.m.cfg.Retries || errors.Is(err, ErrInsufficientSpace) || errors.Is(err, ErrAuthentication) {
+			return err
+		}
+		t.m.cfg.Log.Info("transfer broke off, trying again", "component", t.im.Component, "at", t.have, "of", t.im.Size, "error", err)
+		if !t.m.sleep(ctx, t.m.jitter(t.m.cfg.RetryDelay)) {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// stream opens the source once and takes what it gives. A chunk is verified
+// before it is written; nothing else writes to a slot.
+func (t *transfer) stream(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stalled := fmt.Errorf("%w: no byte for %v", ErrConnectivity, t.m.cfg.StallTimeout)
+	watch := time.AfterFunc(t.m.cfg.StallTimeout, func() { cancel(stalled) })
+	defer watch.Stop()
+	src, err := t.m.cfg.Source.Open(ctx, t.r.Release, t.im, t.have)
+	if err != nil {
+		return t.readError(ctx, fmt.Errorf("open at %d: %w", t.have, networkError(err)))
+	}
+	defer src.Close()
+	stop := context.AfterFunc(ctx, func() { src.Close() }) // for readers that do not watch ctx
+	defer stop()
+	in := &watchedReader{src, watch, t.m.cfg.StallTimeout}
+	for t.have < t.im.Size {
+		chunk := t.chunk()
+		if n, err := io.ReadFull(in, chunk); err != nil {
+			return t.readError(ctx, fmt.Errorf("read at %d: %w", t.have+int64(n), networkError(err)))
+		}
+		if got := Hash(sha256.Sum256(chunk)); got != t.want() {
+			return fmt.Errorf("%w: chunk at %d: SHA-256 is %s, the manifest says %s", ErrValidation, t.have, got, t.want())
+		}
+		if _, err := t.slot.WriteAt(chunk, t.have); err != nil {
+			return fmt.Errorf("write slot %s at %d: %w", t.r.Slot, t.have, flashError(err))
+		}
+		t.have += int64(len(chunk))
+		if t.have-t.synced >= syncEvery {
+			if err := t.slot.Sync(t.have); err != nil {
+				return fmt.Errorf("sync slot %s: %w", t.r.Slot, flashError(err))
+			}
+			t.synced = t.have
+		}
+		t.progress()
+	}
+	return nil
+}
+
+// readError prefers the reason for which the transfer was broken off to the
+// error that this caused in the reader.
+func (t *transfer) readError(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// watchedReader restarts the stall timer at every byte.
+type watchedReader struct {
+	r     io.Reader
+	timer *time.Timer
+	limit time.Duration
+}
+
+func (w *watchedReader) Read(p []byte) (int, error) {
+	n, err := w.r.Read(p)
+	if n > 0 {
+		w.timer.Reset(w.limit)
+	}
+	return n, err
+}
+
+// verifyStaged makes sure that the staged images are still what was verified,
+// unless this very process has read them back already: something may have
+// written to the slot while no agent was running.
+func (m *Manager) verifyStaged(ctx context.Context, r Record) error {
+	key := r.Digest + " " + r.Slot
+	if m.verified == key {
+		return nil
+	}
+	m.set(StatusVerifying, nil)
+	for i := range r.Release.Images {
+		im := &r.Release.Images[i]
+		s, err := m.cfg.Slots.Open(ctx, im.Component, r.Slot)
+		if err != nil {
+			return fmt.Errorf("open slot %s for %s: %w", r.Slot, im.Component, err)
+		}
+		err = readBack(ctx, s, im)
+		s.Close()
+		if err != nil {
+			return fmt.Errorf("verify slot %s: %w", r.Slot, err)
+		}
+	}
+	m.verified = key
+	return nil
+}
+
+// readBack compares what is on the medium with the manifest. The chunks were
+// verified one by one on the way in; this is the proof that they arrived.
+func readBack(ctx context.Context, s Slot, im *Image) error {
+	sha, sums := sha256.New(), []hash.Hash(nil)
+	sums = append(sums, sha)
+	var md hash.Hash
+	if im.MD5 != "" {
+		md = md5.New()
+		sums = append(sums, md)
+	}
+	buf := make([]byte, min(readBackSize, (im.Size+4095)&^4095))
+	for at := int64(0); at < im.Size; {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		b := buf[:min(int64(len(buf)), im.Size-at)]
+		n, err := s.ReadAt(b, at)
+		if n < len(b) {
+			if err == nil || err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return fmt.Errorf("%w: read back %s at %d of %d: %w", ErrFlashWrite, im.Component, at+int64(n), im.Size, err)
+		}
+		for _, h := range sums {
+			h.Write(b)
+		}
+		at += int64(n)
+	}
+	if got := Hash(sha.Sum(nil)); got != im.SHA256 {
+		return fmt.Errorf("%w: %s reads back with SHA-256 %s, want %s", ErrFlashWrite, im.Component, got, im.SHA256)
+	}
+	if md != nil {
+		if got := hex.EncodeToString(md.Sum(nil)); got != im.MD5 {
+			return fmt.Errorf("%w: %s has MD5 %s, the manifest says %s", ErrValidation, im.Component, got, im.MD5)
+		}
+	}
+	return nil
+}
+
+// flashError classifies what a slot did not.
+func flashError(err error) error {
+	if _, ok := errors.AsType[ErrorCode](err); ok {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrFlashWrite, err)
+}

@@ -1,0 +1,119 @@
+package ota
+
+import (
+	"errors"
+	"slices"
+	"time"
+)
+
+// Snapshot returns what the manager is doing.
+func (m *Manager) Snapshot() Snapshot {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.snap
+	s.Signals, s.Skipped = slices.Clone(s.Signals), slices.Clone(s.Skipped)
+	return s
+}
+
+// show brings the stored part of the snapshot up to date.
+func (m *Manager) show(r Record) {
+	why := m.canRollBack(r, m.booted)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := &m.snap
+	s.State, s.Last, s.Unsent, s.Skipped = r.State, r.Last, len(r.Unsent), r.Skipped
+	s.Slot, s.Other = m.booted.Slot, m.booted.Other
+	s.CanRollBack, s.WhyNot, s.Previous = why == nil, "", r.Previous.Version
+	if why != nil {
+		s.WhyNot = why.Error()
+	}
+	if r.Release == nil {
+		s.Update, s.Done = nil, 0
+	} else if s.Update == nil || s.Update.Digest != r.Digest {
+		s.Update, s.Done = r.Release.Info(), 0
+	}
+}
+
+// set shows a status with its reason, and tells the application of every change.
+func (m *Manager) set(status Status, err error) {
+	code, reason := CodeOf(err), ""
+	if err != nil {
+		reason = err.Error()
+	}
+	if (errors.Is(err, ErrNotNow) || errors.Is(err, errWaiting)) && !isCode(err) {
+		code = ErrNone
+	}
+	var signals []Signal
+	if ref, ok := errors.AsType[*Refusal](err); ok {
+		signals = ref.Signals
+	}
+	m.tell(status, code, reason, signals)
+}
+
+// enter shows a status that has just begun, and leaves the reason of one that goes on.
+func (m *Manager) enter(status Status) {
+	if m.Snapshot().Status != status {
+		m.set(status, nil)
+	}
+}
+
+// because adds to the present status what it waits for.
+func (m *Manager) because(err error) {
+	if err == nil || errors.Is(err, errConsent) || errors.Is(err, errUndelivered) || err == errWaiting {
+		return
+	}
+	m.set(m.Snapshot().Status, err)
+}
+
+// explain shows a status with something that is no error.
+func (m *Manager) explain(status Status, reason string) {
+	m.tell(status, ErrNone, reason, nil)
+}
+
+func (m *Manager) tell(status Status, code ErrorCode, reason string, signals []Signal) {
+	m.mu.Lock()
+	s := &m.snap
+	changed := s.Status != status || s.Code != code
+	if s.Status != status {
+		s.Since = time.Now()
+	}
+	s.Status, s.Code, s.Reason, s.Signals = status, code, reason, signals
+	m.mu.Unlock()
+	if !changed {
+		return
+	}
+	m.cfg.Log.Info("status", "status", status.String(), "code", code.Name(), "reason", reason)
+	if m.cfg.Hooks.Event != nil {
+		m.cfg.Hooks.Event(status, code)
+	}
+}
+
+// failed shows and reports the end of an attempt.
+func (m *Manager) failed(err error) {
+	m.cfg.Log.Error("attempt failed", "code", CodeOf(err).Name(), "error", err)
+	m.set(StatusFailed, err)
+	if m.cfg.Hooks.Failed != nil {
+		m.cfg.Hooks.Failed(err)
+	}
+}
+
+// offered notes the newest version that the source has.
+func (m *Manager) offered(version string) {
+	m.mu.Lock()
+	m.snap.Latest = version
+	m.mu.Unlock()
+}
+
+func (m *Manager) progress(done int64, man *Manifest) {
+	m.mu.Lock()
+	m.snap.Done = done
+	m.mu.Unlock()
+	if m.cfg.Hooks.Progress != nil {
+		m.cfg.Hooks.Progress(done, man.Size())
+	}
+}
+
+func isCode(err error) bool {
+	_, ok := errors.AsType[ErrorCode](err)
+	return ok
+}
