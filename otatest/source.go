@@ -107,9 +107,10 @@ type SourceUnderTest struct {
 	// Break makes the other side, of all sources so far, unreachable.
 	Break func(t *testing.T)
 
-	// Hang makes the other side send nothing any more, of all sources so far,
-	// without closing anything. Nil if that cannot be made to happen: the test
-	// that needs it then only checks that a cancelled context ends the reading.
+	// Hang makes the other side, of all sources so far, send at most 4 KiB of an
+	// image that it is asked for from now on, and then nothing, without closing
+	// anything. Nil if that cannot be made to happen: the test that needs it then
+	// only checks that reading ends when the context is cancelled.
 	Hang func(t *testing.T)
 }
 
@@ -220,6 +221,9 @@ func TestSource(t *testing.T, newTest func(t *testing.T) SourceUnderTest) {
 		if _, err := src.Latest(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		if test.Hang != nil {
+			test.Hang(t)
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		rc, err := src.Open(ctx, r.Manifest, im, 0)
@@ -227,9 +231,6 @@ func TestSource(t *testing.T, newTest func(t *testing.T) SourceUnderTest) {
 			t.Fatal(err)
 		}
 		defer rc.Close()
-		if test.Hang != nil {
-			test.Hang(t)
-		}
 		done := make(chan error, 1)
 		go func() {
 			_, err := io.Copy(io.Discard, rc)

@@ -41,7 +41,7 @@ type body struct {
 // is not used, because some S3 servers answer 206 whatever it says.
 //
 // A server that ignores Range sends the object from its first byte; what lies
-// before the span is read and dropped here.
+// before the span is read and dropped here, before open returns.
 func (s *Source) open(ctx context.Context, op string, sp span) (*body, error) {
 	h := http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", sp.start, sp.end-1)}}
 	if sp.etag != "" && !weak(sp.etag) {

@@ -185,12 +185,14 @@ func expired(err error) bool {
 }
 
 // Report implements [ota.Reporter]. It returns nil once the server has stored r.
-// A source of another kind has nobody to tell, and returns nil.
+// A source of another kind has nobody to tell: that is [errors.ErrUnsupported],
+// so that the report is kept. Such a source is better given to the manager as
+// struct{ ota.Source }{s}, which is no reporter.
 func (s *Source) Report(ctx context.Context, r ota.Report) error {
-	if s.cfg.Kind != Server {
-		return nil
-	}
 	op := "report " + r.ID
+	if s.cfg.Kind != Server {
+		return &Error{Op: op, Code: ota.ErrInternal, Err: fmt.Errorf("a source of kind %s has nobody to report to: %w", s.cfg.Kind, errors.ErrUnsupported)}
+	}
 	var out api.ReportsResponse
 	if _, err := s.post(ctx, op, api.PathReports, nil, api.ReportsRequest{Device: s.cfg.Device, Reports: []ota.Report{r}}, &out); err != nil {
 		return err
