@@ -110,7 +110,7 @@ func (e *envelope) encode() ([]byte, error) {
 		PayloadType string          `json:"payloadType"`
 		Payload     []byte          `json:"payload"`
 		Signatures  []jsonSignature `json:"signatures"`
-	}{PayloadType: PayloadType, Payload: e.payload}
+	}{PayloadType: PayloadType, Payload: e.payload, Signatures: []jsonSignature{}} // never null
 	for _, s := range e.signatures {
 		out.Signatures = append(out.Signatures, jsonSignature{s.keyID, s.sig})
 	}

@@ -60,6 +60,12 @@ func parseManifest(payload []byte) (*ota.Manifest, error) {
 	if err := m.Validate(); err != nil {
 		return nil, err
 	}
+	for i := range m.Images {
+		// It could never match, which would be noticed only after the last byte.
+		if m.Images[i].SHA256 == (ota.Hash{}) {
+			return nil, refuse("read manifest: image %s: sha256 is missing", m.Images[i].Component)
+		}
+	}
 	m.Digest = digest(payload)
 	return m, nil
 }
