@@ -295,7 +295,8 @@ func SignFile(path string, key crypto.Signer) error {
 }
 
 // replaceFile writes a file beside name and moves it there once it is durable:
-// a power cut leaves the old file or the new one, and an error the old one.
+// a power cut leaves the old file or the new one, and an error the old one. Only
+// if the last step, syncing the folder, is what fails, the new one is there.
 func replaceFile(name string, perm os.FileMode, write func(io.Writer) error) (err error) {
 	dir := filepath.Dir(name)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+".*.tmp")

@@ -28,6 +28,7 @@ const (
 	maxKeyIDSize     = 256  // characters
 	maxFields        = 16   // of an object in the envelope
 	maxDepth         = 8    // of nested objects and lists
+	maxSkipped       = 1000 // values, brackets and names in a field that is not known
 )
 
 // envelope is a DSSE envelope that is well formed. Nothing about it is verified.
@@ -114,13 +115,10 @@ func (e *envelope) encode() ([]byte, error) {
 	for _, s := range e.signatures {
 		out.Signatures = append(out.Signatures, jsonSignature{s.keyID, s.sig})
 	}
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false) // the + of the payload type stays readable
-	if err := enc.Encode(out); err != nil {
+	j, err := json.Marshal(out)
+	if err != nil {
 		return nil, fmt.Errorf("encode envelope: %w", err)
 	}
-	j := bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 	if len(j) > MaxEnvelopeSize {
 		return nil, fmt.Errorf("encode envelope: %w: %d bytes, want at most %d; take larger chunks (up to %d bytes)",
 			ota.ErrValidation, len(j), MaxEnvelopeSize, ota.MaxChunkSize)
@@ -218,7 +216,10 @@ func readString(dec *json.Decoder) (string, error) {
 }
 
 func skipValue(dec *json.Decoder) error {
-	for depth := 0; ; {
+	for depth, n := 0, 0; ; n++ {
+		if n == maxSkipped {
+			return fmt.Errorf("more than %d values", maxSkipped)
+		}
 		t, err := dec.Token()
 		if errors.Is(err, io.EOF) {
 			return io.ErrUnexpectedEOF

@@ -89,6 +89,7 @@ func TestBadEnvelopes(t *testing.T) {
 		{"invalid UTF-8", replace(`{"p`, `{"x":"`+"\xff"+`","p`), "not valid UTF-8"},
 		{"comma at the end", replace(`]}`, `],}`), "not one JSON value"},
 		{"deep nesting in an unknown field", replace(`{"p`, `{"x":`+strings.Repeat("[", 9)+strings.Repeat("]", 9)+`,"p`), "nested deeper than 8"},
+		{"endless list in an unknown field", replace(`{"p`, `{"x":[`+strings.Repeat("0,", 8_000_000)+`0],"p`), "more than 1000 values"},
 		{"bottomless nesting", strings.Repeat("[", 1<<20), "not one JSON value"},
 		{"duplicate payload", replace(`{"p`, `{`+p+`,"p`), `"payload" is given twice`},
 		{"duplicate payload, escaped", replace(`{"p`, `{`+strings.Replace(p, "p", `\u0070`, 1)+`,"p`), `"payload" is given twice`},

@@ -99,6 +99,8 @@ func checkFields(b []byte) error {
 		var top *level
 		if len(stack) > 0 {
 			top = &stack[len(stack)-1]
+		} else if t != json.Delim('{') {
+			return errors.New("not an object")
 		}
 		if d, ok := t.(json.Delim); ok && (d == '}' || d == ']') {
 			stack = stack[:len(stack)-1]

@@ -21,9 +21,9 @@ func TestBadManifests(t *testing.T) {
 	}
 	type bad struct{ name, payload, want string }
 	cases := []bad{
-		{"null", "null", "null where"},
-		{"list", "[]", "want struct"},
-		{"string", `"x"`, "want struct"},
+		{"null", "null", "not an object"},
+		{"list", "[]", "not an object"},
+		{"string", `"x"`, "not an object"},
 		{"not JSON", "version: 1", "not one JSON value"},
 		{"empty object", "{}", "format 0"},
 		{"trailing data", smallPayload + "{}", "not one JSON value"},
