@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -128,9 +129,9 @@ func TestNoBattery(t *testing.T) {
 func TestTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
-		calls := 0
+		var calls atomic.Int32
 		g := gate.Timeout(2*time.Second, func(context.Context, *ota.Manifest, ota.Moment) error {
-			if calls++; calls == 1 {
+			if calls.Add(1) == 1 {
 				<-release // ignores its context
 			}
 			return nil
@@ -149,8 +150,8 @@ func TestTimeout(t *testing.T) {
 				t.Fatalf("got %q", r.Reason)
 			}
 		}
-		if calls != 1 {
-			t.Errorf("asked %d times while it hung, want 1", calls)
+		if got := calls.Load(); got != 1 {
+			t.Errorf("asked %d times while it hung, want 1", got)
 		}
 		close(release)
 		synctest.Wait()

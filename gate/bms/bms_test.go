@@ -158,7 +158,7 @@ func TestDecideSignals(t *testing.T) {
 	}
 }
 
-// TestDecideMonotone makes one thing worse, thousands of times: never may a no
+// TestDecideMonotone makes one thing worse, many thousand times: never may a no
 // become a yes by it.
 func TestDecideMonotone(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -173,7 +173,7 @@ func TestDecideMonotone(t *testing.T) {
 	}
 	broken := []float64{math.NaN(), math.Inf(1), math.Inf(-1)}
 	yes, flips := 0, 0
-	for range 200_000 {
+	for range 60_000 {
 		coldest := between(-10, 30)
 		r := bms.Reading{SoC: between(10, 100), TemperatureMin: coldest, TemperatureMax: coldest + between(0, 20),
 			Current: between(-15, 15), At: now.Add(-time.Duration(between(-1, 7) * 1e9)), Valid: rng.IntN(20) > 0}
@@ -238,8 +238,8 @@ func TestDecideMonotone(t *testing.T) {
 			}
 		}
 	}
-	if yes < 10_000 || flips < 1_000 { // otherwise the test says nothing
-		t.Errorf("got %d yes, of which %d became a no; want 10,000 and 1,000 for the test to mean something", yes, flips)
+	if yes < 5_000 || flips < 1_000 { // otherwise the test says nothing
+		t.Errorf("got %d yes, of which %d became a no; want 5,000 and 1,000 for the test to mean something", yes, flips)
 	}
 	t.Logf("%d yes, of which %d became a no; no no became a yes", yes, flips)
 }
