@@ -243,7 +243,7 @@ func TestDiskCut(t *testing.T) {
 func TestDiskTornWrite(t *testing.T) {
 	before := strings.Repeat("o", 3*pageSize)
 	data := strings.Repeat("A", 2*pageSize) // differs from o in four bits, more than a torn unit is flipped in
-	const at = 1000 // not on a unit's boundary
+	const at = 1000                         // not on a unit's boundary
 	for _, unit := range []int{1, 512, 4096} {
 		positions := map[int]bool{}
 		for seed := range uint64(50) {

@@ -432,3 +432,17 @@ func (d *Disk) String() string {
 	}
 	return b.String()
 }
+
+// Content returns what a program would read from the file name, or nil if there
+// is no such file. It is for the tests themselves, and works while the power is off.
+func (d *Disk) Content(name string) []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n, ok := d.names[path.Clean(name)]
+	if !ok {
+		return nil
+	}
+	b := make([]byte, n.cache.size)
+	n.cache.read(b, 0)
+	return b
+}

@@ -50,10 +50,13 @@ func (f *directFile) ReadAt(p []byte, off int64) (n int, err error) {
 	for n < len(p) {
 		at := off + int64(n)
 		if !sequential || at < f.start || at >= f.start+int64(f.n) {
-			if err = f.fill(at); err != nil {
+			want := directAhead
+			if !sequential {
+				want = len(p) - n
+			}
+			if err = f.fill(at, want); err != nil {
 				break
 			}
-			sequential = true
 		}
 		n += copy(p[n:], f.buf[at-f.start:f.n])
 	}
@@ -61,10 +64,11 @@ func (f *directFile) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
-// fill reads the blocks from the one that holds off. It returns an error only if
+// fill reads the blocks from the one that holds off, want bytes or as many as
+// there is room for. It returns an error only if
 // it has not got the byte at off: an error further on comes back with the read
 // that needs those bytes.
-func (f *directFile) fill(off int64) error {
+func (f *directFile) fill(off int64, want int) error {
 	f.start, f.n = off-off%directAlign, 0
 	size, err := f.Size()
 	if err != nil {
@@ -73,14 +77,16 @@ func (f *directFile) fill(off int64) error {
 	if off >= size {
 		return io.EOF
 	}
+	end := min(f.start+directAhead, off+int64(min(want, directAhead))+directAlign-1)
+	buf := f.buf[:(end-f.start)/directAlign*directAlign]
 	if !f.bypass {
-		if err := forget(f.File, f.start, directAhead); err != nil {
+		if err := forget(f.File, f.start, int64(len(buf))); err != nil {
 			return err
 		}
 	}
 	// ReadAt goes on after a short read, which at the end of the file is a read
 	// that is not aligned. Some drivers refuse that, so what counts is n.
-	f.n, err = f.File.ReadAt(f.buf, f.start)
+	f.n, err = f.File.ReadAt(buf, f.start)
 	f.n = int(min(int64(f.n), size-f.start))
 	if f.start+int64(f.n) > off {
 		return nil

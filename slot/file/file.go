@@ -1,0 +1,258 @@
+// Package file keeps the two slots of a device in files or block devices, and the
+// bootloader's choice between them in a small boot control file. The demo and
+// developers use it; so does a device whose bootloader reads the boot control
+// file, whose format is described at [Slots.PowerOn].
+//
+// In a directory it looks like this:
+//
+//	dir/boot                 boot control: which slot is good, and which to try
+//	dir/a/controller.img     slot A, one file for each component
+//	dir/b/controller.img     slot B
+//
+// Start with [Format], which makes a new device, and [Open]. Whoever plays the
+// bootloader calls [Slots.PowerOn] once at every start of the device, before it
+// starts what is in the slot.
+//
+// Promised is, also over power cuts at any moment: the slot that runs is not
+// written; a try boots once, and without [Slots.MarkGood] the boot after it is the
+// old slot again; what Try, MarkGood and Sync have returned nil for stays.
+package file
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/internal/durable"
+)
+
+// Names of the slots.
+const (
+	SlotA = "A"
+	SlotB = "B"
+)
+
+// Config says where things are.
+type Config struct {
+	Dir string // default place of everything; must be given unless all places are
+
+	// Components lists, for each component, the files or block devices of slots A
+	// and B. A block device must be of this device alone: it is written from its
+	// first byte. Default: "controller" in Dir/a/controller.img and Dir/b/controller.img.
+	Components map[string][2]string
+
+	BootFile string // file or block device of the boot control, 128 KiB; default Dir/boot
+
+	// Booted tells which slot runs, SlotA or SlotB, and an id that changes at every
+	// boot, where the bootloader passes that on in another way. Default: what
+	// PowerOn wrote into the boot control.
+	Booted func(context.Context) (slot, id string, err error)
+
+	// Restart restarts the device. Default: none, and Reboot is an error.
+	Restart func(context.Context) error
+
+	// Capacity of a slot that is a file, in bytes. Default: its size and what is
+	// free on its file system. A block device is as large as it is.
+	Capacity int64
+
+	// Log gets a warning when boot control was lost. Default: slog.Default().
+	Log *slog.Logger
+}
+
+// fill sets the defaults, and refuses what would let two things share a place.
+func (c *Config) fill() error {
+	if c.Dir == "" && (c.BootFile == "" || len(c.Components) == 0) {
+		return errors.New("no directory is given")
+	}
+	if c.BootFile == "" {
+		c.BootFile = filepath.Join(c.Dir, "boot")
+	}
+	if len(c.Components) == 0 {
+		c.Components = map[string][2]string{"controller": {
+			filepath.Join(c.Dir, "a", "controller.img"), filepath.Join(c.Dir, "b", "controller.img")}}
+	}
+	if c.Capacity < 0 {
+		return fmt.Errorf("capacity is %d bytes, want 0 or more", c.Capacity)
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	places := map[string]string{filepath.Clean(c.BootFile): "boot control"}
+	for _, name := range c.names() {
+		if err := ota.CheckName(name); err != nil {
+			return fmt.Errorf("component: %w", err)
+		}
+		for i, path := range c.Components[name] {
+			what := fmt.Sprintf("slot %s of component %s", string(rune('A'+i)), name)
+			if path == "" {
+				return fmt.Errorf("%s has no place", what)
+			}
+			if other, ok := places[filepath.Clean(path)]; ok {
+				return fmt.Errorf("%s and %s are both in %s", other, what, path)
+			}
+			places[filepath.Clean(path)] = what
+		}
+	}
+	return nil
+}
+
+// names returns the components in order, so that effects come in the same order every time.
+func (c *Config) names() []string { return slices.Sorted(maps.Keys(c.Components)) }
+
+// distinct refuses places that are one file under two names, by a link.
+func distinct(fsys durable.FS, c *Config) error {
+	type place struct {
+		path string
+		info fs.FileInfo
+	}
+	var seen []place
+	paths := []string{c.BootFile}
+	for _, name := range c.names() {
+		paths = append(paths, c.Components[name][0], c.Components[name][1])
+	}
+	for _, path := range paths {
+		info, err := fsys.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, p := range seen {
+			if os.SameFile(p.info, info) {
+				return fmt.Errorf("%s and %s are the same file", p.path, path)
+			}
+		}
+		seen = append(seen, place{path, info})
+	}
+	return nil
+}
+
+// Slots is an [ota.Slots] in files. Its methods may be called from any goroutine.
+type Slots struct {
+	cfg  Config
+	fsys durable.FS
+
+	mu       sync.Mutex // of the boot control
+	powerOns int        // by this value, which makes slots opened before unwritable
+}
+
+// Open returns the slots of a device that [Format] made. It changes nothing.
+func Open(cfg Config) (*Slots, error) { return OpenOn(durable.OS{}, cfg) }
+
+// OpenOn is Open on any file system.
+func OpenOn(fsys durable.FS, cfg Config) (*Slots, error) {
+	if err := cfg.fill(); err != nil {
+		return nil, fmt.Errorf("open file slots: %w", err)
+	}
+	if err := distinct(fsys, &cfg); err != nil {
+		return nil, fmt.Errorf("open file slots: %w", err)
+	}
+	return &Slots{cfg: cfg, fsys: fsys}, nil
+}
+
+// Booted implements [ota.Slots]. Without Config.Booted it is an error before the
+// first PowerOn.
+func (s *Slots) Booted(ctx context.Context) (ota.Boot, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, err := s.booted(ctx)
+	if err != nil {
+		return ota.Boot{}, fmt.Errorf("find out what is booted: %w", err)
+	}
+	return b, nil
+}
+
+func (s *Slots) booted(ctx context.Context) (ota.Boot, error) {
+	c, err := s.control().load()
+	if s.cfg.Booted == nil {
+		if err != nil {
+			return ota.Boot{}, err
+		}
+		if c.booted == noSlot {
+			return ota.Boot{}, fmt.Errorf("the device %s was never powered on: call PowerOn first", s.cfg.BootFile)
+		}
+		return ota.Boot{Slot: string(c.booted), Other: string(other(c.booted)), ID: strconv.FormatUint(c.boots, 10), FellBack: c.fellBack}, nil
+	}
+	if err != nil && !errors.Is(err, errNoControl) {
+		return ota.Boot{}, err
+	}
+	slot, id, err := s.cfg.Booted(ctx)
+	if err != nil {
+		return ota.Boot{}, err
+	}
+	if slot != SlotA && slot != SlotB {
+		return ota.Boot{}, fmt.Errorf("slot %q is booted, want A or B", slot)
+	}
+	return ota.Boot{Slot: slot, Other: string(other(slot[0])), ID: id, FellBack: c.fellBack}, nil
+}
+
+// Try implements [ota.Slots]. To try the running slot is an error.
+func (s *Slots) Try(ctx context.Context, slot string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := func() error {
+		b, err := s.booted(ctx)
+		if err != nil {
+			return err
+		}
+		if slot != b.Other {
+			return fmt.Errorf("want slot %s, slot %s is running", b.Other, b.Slot)
+		}
+		return s.control().update(func(c *control) error {
+			c.try, c.fellBack = slot[0], false
+			return nil
+		})
+	}()
+	if err != nil {
+		return fmt.Errorf("try slot %s: %w", slot, err)
+	}
+	return nil
+}
+
+// MarkGood implements [ota.Slots].
+func (s *Slots) MarkGood(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := func() error {
+		b, err := s.booted(ctx)
+		if err != nil {
+			return err
+		}
+		return s.control().update(func(c *control) error {
+			c.good, c.try, c.fellBack = b.Slot[0], noSlot, false
+			return nil
+		})
+	}()
+	if err != nil {
+		return fmt.Errorf("mark the running slot good: %w", err)
+	}
+	return nil
+}
+
+// Reboot implements [ota.Slots].
+func (s *Slots) Reboot(ctx context.Context) error {
+	if s.cfg.Restart == nil {
+		return fmt.Errorf("restart the device: %w: Config.Restart is not set", errors.ErrUnsupported)
+	}
+	if err := s.cfg.Restart(ctx); err != nil {
+		return fmt.Errorf("restart the device: %w", err)
+	}
+	return nil
+}
+
+func other(slot byte) byte {
+	if slot == SlotA[0] {
+		return SlotB[0]
+	}
+	return SlotA[0]
+}
