@@ -39,7 +39,7 @@ func (l located) same(u *url.URL, etag string) bool {
 // header and the envelope if so. That the version announced is the running one
 // is believed; everything else is not concluded from.
 func (s *Source) latestBundle(ctx context.Context) ([]byte, error) {
-	op := "check " + redact(s.base)
+	op := "check the bundle"
 	resp, err := s.do(ctx, op, request{method: http.MethodHead, url: s.base})
 	if err != nil {
 		return nil, err
@@ -64,7 +64,7 @@ func (s *Source) latestBundle(ctx context.Context) ([]byte, error) {
 
 // latestManifest fetches the document, and the envelope from the address in it.
 func (s *Source) latestManifest(ctx context.Context) ([]byte, error) {
-	op := "check " + redact(s.base)
+	op := "check the manifest"
 	version, u, err := s.fetchManifest(ctx, op)
 	if err != nil {
 		return nil, err
@@ -147,6 +147,9 @@ func (s *Source) readEnvelope(ctx context.Context, op string, u *url.URL) (locat
 		e := serverError(op, "%s: %w", redact(u), err)
 		e.Hint = "is the url that of a bundle file?"
 		return located{}, e
+	}
+	if end := int64(bundle.HeaderSize + n); first.total >= 0 && first.total < end {
+		return located{}, serverError(op, "the bundle at %s is cut short: it has %d bytes, its envelope ends at %d", redact(u), first.total, end)
 	}
 	l.etag, l.total = first.etag, first.total
 	l.signed, _, err = s.readSpan(ctx, cancel, op, span{url: u, start: int64(bundle.HeaderSize), end: int64(bundle.HeaderSize + n), total: l.total, etag: l.etag})
