@@ -68,6 +68,7 @@ func (m *Manager) next(ctx context.Context, r Record, b Boot) (Record, error) {
 		if !m.consents(r, ConsentInstall) {
 			return m.waitForPerson(ctx, r, StatusUpdateAvailable)
 		}
+		m.enter(StatusUpdateAvailable)
 		if err := m.ask(ctx, r, BeforeWrite, StatusUpdateAvailable); err != nil {
 			return r, err
 		}
@@ -106,6 +107,7 @@ func (m *Manager) next(ctx context.Context, r Record, b Boot) (Record, error) {
 		if !m.consents(r, ConsentApply) {
 			return m.waitForPerson(ctx, r, StatusReadyToApply)
 		}
+		m.enter(StatusReadyToApply)
 		if err := m.ask(ctx, r, BeforeRestart, StatusReadyToApply); err != nil {
 			return r, err
 		}
@@ -211,6 +213,9 @@ func (m *Manager) trial(ctx context.Context, r Record, b Boot) (Record, error) {
 			r.BootID, r.Starts = b.ID, 0
 		}
 		r.Starts++
+		if r.Starts > maxStarts && !m.cfg.NoRollback { // before asking: the question may be what it dies of
+			return m.giveBack(r, fmt.Errorf("%w: the agent started %d times in one trial", ErrValidation, r.Starts)), nil
+		}
 		if err := m.save(r); err != nil {
 			return r, err
 		}
@@ -237,16 +242,17 @@ func (m *Manager) trial(ctx context.Context, r Record, b Boot) (Record, error) {
 	if m.cfg.NoRollback {
 		return r, fmt.Errorf("not healthy, and automatic rollback is switched off: %w", err)
 	}
-	switch {
-	case r.Starts > maxStarts:
-		err = fmt.Errorf("%w: the agent started %d times in one trial: %w", ErrValidation, r.Starts, err)
-	case time.Since(m.trialStart) >= m.cfg.RollbackTimeout:
-		err = fmt.Errorf("not healthy within %v: %w", m.cfg.RollbackTimeout, err)
-	default:
+	if time.Since(m.trialStart) < m.cfg.RollbackTimeout {
 		return r, err
 	}
+	return m.giveBack(r, fmt.Errorf("not healthy within %v: %w", m.cfg.RollbackTimeout, err)), nil
+}
+
+// giveBack ends a trial badly.
+func (m *Manager) giveBack(r Record, err error) Record {
+	m.cfg.Log.Error("the trial failed, going back", "version", r.Release.Version, "slot", r.OldSlot, "error", err)
 	r.State, r.BootID, r.Code, r.Reason = RollBack, "", int(codeOr(err, ErrValidation)), err.Error()
-	return r, nil
+	return r
 }
 
 // healthy asks the application, and makes sure that what runs is what was sent.

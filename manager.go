@@ -77,8 +77,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	if w, ok := m.cfg.Source.(Waker); ok {
 		woken = w.Wake()
 	}
-	for {
-		if m.takeWaiting(ctx) {
+	for first := true; ; first = false {
+		// The first step comes before any command: it sees what was booted.
+		if !first && m.takeWaiting(ctx) {
 			continue
 		}
 		pause, err := m.step(ctx)
@@ -123,6 +124,9 @@ func (m *Manager) load(ctx context.Context) (Record, Boot, error) {
 	}
 	if r.Format > 1 {
 		return r, Boot{}, fmt.Errorf("load the record: %w: format %d is newer than this agent", ErrInternal, r.Format)
+	}
+	if r.Format == 0 { // the first start ever
+		r.Format, r.State, r.SecurityVersion = 1, Idle, m.cfg.SecurityVersion
 	}
 	if r.Release != nil {
 		r.Release.Digest = r.Digest

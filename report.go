@@ -95,10 +95,6 @@ func (m *Manager) deliver(ctx context.Context, r Record) (Record, error) {
 // reconcile makes the record agree with what was booted, which always wins.
 func (m *Manager) reconcile(r Record, b Boot) (Record, bool) {
 	changed := false
-	if r.Format == 0 {
-		r.Format, r.State, changed = 1, Idle, true
-		r.SecurityVersion = m.cfg.SecurityVersion
-	}
 	if r.Quiesced && r.BootID != b.ID && m.cfg.Suspend == SuspendBeforeCheck {
 		r.Quiesced, changed = false, true // the restart has started the tasks again
 	}

@@ -1,0 +1,53 @@
+package ota_test
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/interlock-energy/ota"
+
+// TestArrows keeps data flowing one way: what each package must not need.
+func TestArrows(t *testing.T) {
+	server := []string{module + "/internal/web", module + "/internal/fleet", module + "/internal/rollout", module + "/internal/blob"}
+	for _, c := range []struct {
+		of   string   // a pattern of packages
+		not  []string // these, and whatever is below them
+		only []string // nothing of ours but these and what is below them; nil: anything
+	}{
+		{of: ".", not: []string{"net/http", "os/exec", "net"}, only: []string{}},
+		{of: "./api", only: []string{""}},
+		{of: "./bundle", not: []string{"net/http", "os/exec"}, only: []string{""}},
+		{of: "./gate", not: []string{"net/http", "os/exec"}, only: []string{""}},
+		{of: "./gate/bms", not: []string{"net/http", "os/exec"}, only: []string{"", "gate"}},
+		{of: "./slot/...", not: append([]string{"net/http", "os/exec"}, server...)},
+		{of: "./source/https", not: append([]string{"os/exec", module + "/slot", module + "/gate", module + "/source/media"}, server...)},
+		{of: "./source/media", not: append([]string{"net/http", "os/exec", module + "/slot", module + "/gate", module + "/source/https"}, server...)},
+		{of: "./cmd/interlockd", not: append([]string{"database/sql", "modernc.org", "github.com/alecthomas"}, server...)},
+		{of: "./internal/fleet", not: []string{module + "/internal/web", module + "/internal/agent"}},
+	} {
+		t.Run(c.of, func(t *testing.T) {
+			out, err := exec.Command("go", "list", "-deps", c.of).CombinedOutput()
+			if err != nil {
+				t.Fatalf("go list: %v\n%s", err, out)
+			}
+			deps := strings.Fields(string(out))
+			self, err := exec.Command("go", "list", c.of).Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, dep := range deps {
+				if slices.ContainsFunc(c.not, func(p string) bool { return dep == p || strings.HasPrefix(dep, p+"/") }) {
+					t.Errorf("needs %s", dep)
+				}
+				ours, isOurs := strings.CutPrefix(dep, module)
+				ours = strings.TrimPrefix(ours, "/")
+				if isOurs && c.only != nil && !slices.Contains(c.only, ours) && !slices.Contains(strings.Fields(string(self)), dep) {
+					t.Errorf("needs our %q", ours)
+				}
+			}
+		})
+	}
+}

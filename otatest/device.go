@@ -1,0 +1,407 @@
+// Package otatest proves devices: a disk that lies, a device on that disk which
+// loses its power at every effect, and the suites that every adapter of slots
+// and sources passes.
+//
+// To test a [ota.Slots] of your own, call [TestSlots]; for a [ota.Source],
+// [TestSource]. [Cuts] takes a device with your slots through every update, and
+// cuts it before, after and inside every effect.
+package otatest
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/store"
+)
+
+// Firmware is an image, with the behaviour of what is in it.
+type Firmware struct {
+	Version string
+	Image   []byte
+	Boots   bool // comes up at all
+	Healthy bool // does its work once it is up
+}
+
+// ChunkSize of the manifests that tests make, in bytes: the smallest there is.
+const ChunkSize = ota.MinChunkSize
+
+// NewFirmware returns firmware of size bytes that differs from any other version
+// in every chunk.
+func NewFirmware(version string, size int, boots, healthy bool) Firmware {
+	f := Firmware{Version: version, Image: make([]byte, 0, size+64), Boots: boots, Healthy: healthy}
+	for i := 0; len(f.Image) < size; i++ {
+		h := sha256.Sum256(fmt.Appendf(nil, "%s %v %v %d", version, boots, healthy, i))
+		f.Image = append(f.Image, h[:]...)
+	}
+	f.Image = f.Image[:size]
+	return f
+}
+
+// Manifest returns the manifest of f, for product "test" and component "controller".
+func (f Firmware) Manifest() *ota.Manifest {
+	im := ota.Image{Component: "controller", Size: int64(len(f.Image)), SHA256: sha256.Sum256(f.Image), ChunkSize: ChunkSize}
+	for at := 0; at < len(f.Image); at += ChunkSize {
+		im.Chunks = append(im.Chunks, sha256.Sum256(f.Image[at:min(at+ChunkSize, len(f.Image))]))
+	}
+	m := &ota.Manifest{Format: 1, Product: "test", Version: f.Version, Created: time.Unix(1e9, 0).UTC(), Images: []ota.Image{im}}
+	m.Digest = digest(m)
+	return m
+}
+
+func digest(m *ota.Manifest) string { return ota.Hash(sha256.Sum256(Signed(m))).String() }
+
+// Signed returns m as the bytes that [Verify] takes. There is no signature on
+// them: package bundle has its own tests.
+func Signed(m *ota.Manifest) []byte {
+	b, _ := json.Marshal(m) // plain data, cannot fail
+	return b
+}
+
+// Verify is the [ota.Verify] for manifests from [Signed].
+func Verify(signed []byte) (*ota.Manifest, error) {
+	m := new(ota.Manifest)
+	if err := json.Unmarshal(signed, m); err != nil {
+		return nil, fmt.Errorf("%w: %w", ota.ErrValidation, err)
+	}
+	m.Digest = ota.Hash(sha256.Sum256(signed)).String()
+	return m, m.Validate()
+}
+
+// A Backend brings slots and their bootloader onto a disk.
+type Backend interface {
+	// Format makes a new device with image in its first slot.
+	Format(d *Disk, image []byte) error
+	// PowerOn plays the bootloader up to the choice of a slot.
+	PowerOn(d *Disk) (slot string, err error)
+	// Slots is called at each start of the agent. restart must be what Reboot calls.
+	Slots(d *Disk, restart func(context.Context) error) (ota.Slots, error)
+	// Image returns what is in a slot.
+	Image(d *Disk, slot string) []byte
+}
+
+// Device is a simulated device. It lives in the time of the synctest bubble that
+// it is used in.
+type Device struct {
+	Disk    *Disk
+	Backend Backend
+	Source  Source
+	Known   []Firmware         // whatever may ever run here
+	Config  func(*ota.Config)  // changes the configuration of every start; may be nil
+	AtStart func(*ota.Manager) // called before every Run; may be nil
+
+	Booted    string   // the slot that runs
+	Running   Firmware // what runs
+	Boots     int
+	Suspended bool     // the application is quiesced
+	Events    []string // hooks and statuses, in order
+	Faults    []string // what must never happen, and did
+
+	manager atomic.Pointer[ota.Manager] // of the present life
+	armed   Cut
+	past    int // effects since Arm, before the last restart
+}
+
+// restart is how the agent's life ends when it asks for a restart.
+type restart struct{}
+
+// Start formats the device with known[0], which runs, and lets the source offer
+// the last of known.
+func Start(b Backend, known ...Firmware) (*Device, error) {
+	d := &Device{Disk: NewDisk(), Backend: b, Known: known}
+	d.Source.device = d
+	d.Source.Firmware = known[len(known)-1]
+	if err := b.Format(d.Disk, known[0].Image); err != nil {
+		return nil, fmt.Errorf("format the device: %w", err)
+	}
+	return d, d.PowerOn()
+}
+
+// PowerOn boots until something comes up.
+func (d *Device) PowerOn() error {
+	d.Suspended = false
+	for range 8 {
+		d.Boots++
+		slot, err := d.Backend.PowerOn(d.Disk)
+		if err != nil {
+			return fmt.Errorf("bootloader: %w", err)
+		}
+		f, ok := d.find(slot)
+		if !ok {
+			d.fault("the bootloader starts slot %s, which holds no whole image", slot)
+			continue
+		}
+		if f.Boots {
+			d.Booted, d.Running = slot, f
+			return nil
+		}
+	}
+	return errors.New("the device is dead: nothing comes up in 8 boots")
+}
+
+func (d *Device) find(slot string) (Firmware, bool) {
+	image := d.Backend.Image(d.Disk, slot)
+	for _, f := range d.Known {
+		if bytes.Equal(image, f.Image) {
+			return f, true
+		}
+	}
+	return Firmware{}, false
+}
+
+func (d *Device) fault(format string, a ...any) {
+	d.Faults = append(d.Faults, fmt.Sprintf(format, a...))
+}
+
+func (d *Device) event(format string, a ...any) {
+	d.Events = append(d.Events, fmt.Sprintf(format, a...))
+}
+
+// Arm sets the next cut, counted in effects from now on, over restarts.
+func (d *Device) Arm(c Cut) {
+	d.armed, d.past = c, 0
+	d.Disk.Arm(c)
+}
+
+// Effects counts the effects since Arm, over restarts.
+func (d *Device) Effects() int { return d.past + d.Disk.Effects() }
+
+// Manager returns the manager of the present life of the agent, or nil before the first.
+func (d *Device) Manager() *ota.Manager { return d.manager.Load() }
+
+// Live runs the agent, over restarts and over the cuts that are armed, until ctx
+// ends or, after at most 40 lives, for the time quiet in one life. Each cut uses
+// up one of then, which is called to arm the next.
+func (d *Device) Live(ctx context.Context, quiet time.Duration, then ...func()) error {
+	for range 40 {
+		end := d.life(ctx, quiet)
+		switch cut := end.(type) {
+		case nil:
+			return nil
+		case restart:
+			d.past += d.Disk.Effects()
+			d.Disk.PowerOff(DropAll, 0)
+			d.Disk.PowerOn()
+			if left := d.armed; left.At > d.past {
+				left.At -= d.past
+				d.Disk.Arm(left)
+			}
+		case *PowerCut:
+			d.event("cut")
+			d.Disk.PowerOn()
+			if len(then) > 0 {
+				then[0]()
+				then = then[1:]
+			}
+			if cut.Cut.Agent {
+				continue
+			}
+		case error:
+			return cut
+		}
+		if err := d.bootThroughCuts(&then); err != nil {
+			return err
+		}
+	}
+	return errors.New("the device never settles")
+}
+
+// bootThroughCuts boots; the bootloader's own writes can be cut, too.
+func (d *Device) bootThroughCuts(then *[]func()) (err error) {
+	for again := true; again; {
+		again = false
+		func() {
+			defer func() {
+				if p := recover(); p != nil {
+					if _, ok := p.(*PowerCut); !ok {
+						panic(p)
+					}
+					again = true
+					d.Disk.PowerOn()
+					if len(*then) > 0 {
+						(*then)[0]()
+						*then = (*then)[1:]
+					}
+				}
+			}()
+			err = d.PowerOn()
+		}()
+	}
+	return err
+}
+
+// life is one life of the agent's process: from its start to a cut, a restart,
+// or the end of quiet, which is nil.
+func (d *Device) life(ctx context.Context, quiet time.Duration) (end any) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case restart:
+			end = p
+		case *PowerCut:
+			end = p
+		default:
+			panic(p)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, quiet)
+	defer cancel()
+	cfg, err := d.config()
+	if err != nil {
+		return err
+	}
+	m, err := ota.New(cfg)
+	if err != nil {
+		return err
+	}
+	d.manager.Store(m)
+	if d.AtStart != nil {
+		d.AtStart(m)
+	}
+	if err := m.Run(ctx); !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("the manager ended: %w", err)
+	}
+	return nil
+}
+
+func (d *Device) config() (ota.Config, error) {
+	st, err := store.OpenOn(d.Disk, "/data/record")
+	if err != nil {
+		return ota.Config{}, err
+	}
+	slots, err := d.Backend.Slots(d.Disk, func(context.Context) error {
+		if err := d.Disk.Effect("restart", func() {}); err != nil {
+			return err
+		}
+		panic(restart{})
+	})
+	if err != nil {
+		return ota.Config{}, err
+	}
+	refusals := 2
+	cfg := ota.Config{
+		Product: "test", Version: d.Running.Version,
+		Source: &d.Source, Verify: Verify, Slots: slots, Store: st,
+		Gate: func(_ context.Context, _ *ota.Manifest, at ota.Moment) error {
+			d.event("gate %s", at)
+			if refusals > 0 {
+				refusals--
+				return &ota.Refusal{Code: ota.ErrBMSUnsafe, Reason: "discharging at 80 kW"}
+			}
+			return nil
+		},
+		Healthy: func(context.Context) error {
+			if !d.Running.Healthy {
+				return errors.New("no frames from the battery")
+			}
+			return nil
+		},
+		Hooks:         d.hooks(),
+		CheckInterval: 10 * time.Minute, Automatic: true, RollbackTimeout: time.Minute,
+		Log: slog.New(slog.DiscardHandler),
+	}
+	if d.Config != nil {
+		d.Config(&cfg)
+	}
+	return cfg, nil
+}
+
+func (d *Device) hooks() ota.Hooks {
+	return ota.Hooks{
+		CheckStart: func() bool { d.event("CheckStart"); return true },
+		Suspend: func(context.Context) error {
+			d.event("Suspend")
+			return d.Disk.Effect("suspend", func() { d.Suspended = true })
+		},
+		Started:  func(*ota.Manifest) { d.event("Started") },
+		Progress: func(int64, int64) { d.event("Progress") },
+		Finished: func(*ota.Manifest) { d.event("Finished") },
+		Failed:   func(err error) { d.event("Failed %s", ota.CodeOf(err).Name()) },
+		UpToDate: func() { d.event("UpToDate") },
+		Resume: func(context.Context) error {
+			d.event("Resume")
+			return d.Disk.Effect("resume", func() { d.Suspended = false })
+		},
+	}
+}
+
+// Source offers one firmware, and can be told to break off.
+type Source struct {
+	Firmware  Firmware
+	Change    func(*ota.Manifest) // of what is offered; may be nil
+	Withdrawn bool
+	Err       error   // of Latest
+	Sent      int64   // bytes read from it
+	CutAt     []int64 // break off when Sent reaches the first of these, which is then forgotten
+	Reports   []ota.Report
+
+	device *Device
+}
+
+// Latest implements [ota.Source].
+func (s *Source) Latest(context.Context) ([]byte, error) {
+	switch {
+	case s.Err != nil:
+		return nil, s.Err
+	case s.Withdrawn:
+		return nil, ota.ErrNoUpdate
+	}
+	m := s.Firmware.Manifest()
+	if s.Change != nil {
+		s.Change(m)
+	}
+	return Signed(m), nil
+}
+
+// Open implements [ota.Source].
+func (s *Source) Open(_ context.Context, _ *ota.Manifest, _ *ota.Image, offset int64) (io.ReadCloser, error) {
+	return io.NopCloser(&sourceReader{s, offset}), nil
+}
+
+// Report implements [ota.Reporter]. A success that would not survive a power cut
+// right now is a fault.
+func (s *Source) Report(_ context.Context, r ota.Report) error {
+	d := s.device
+	if r.Result == ota.Succeeded {
+		c := &Device{Disk: d.Disk.Clone(), Backend: d.Backend, Known: d.Known}
+		c.Disk.PowerOff(DropAll, 0)
+		c.Disk.PowerOn()
+		if err := c.PowerOn(); err != nil || c.Running.Version != r.Version {
+			d.fault("success of %s was reported, and a power cut then boots %q: %v", r.Version, c.Running.Version, err)
+		}
+	}
+	return d.Disk.Effect("report "+string(r.Result), func() { s.Reports = append(s.Reports, r) })
+}
+
+type sourceReader struct {
+	s  *Source
+	at int64
+}
+
+func (r *sourceReader) Read(p []byte) (int, error) {
+	img := r.s.Firmware.Image
+	if r.at >= int64(len(img)) {
+		return 0, io.EOF
+	}
+	p = p[:min(int64(len(p)), int64(len(img))-r.at, 1000)] // in pieces, as networks do
+	if len(r.s.CutAt) > 0 {
+		left := r.s.CutAt[0] - r.s.Sent
+		if left <= 0 {
+			r.s.CutAt = r.s.CutAt[1:]
+			return 0, io.ErrUnexpectedEOF
+		}
+		p = p[:min(int64(len(p)), left)]
+	}
+	n := copy(p, img[r.at:])
+	r.at += int64(n)
+	r.s.Sent += int64(n)
+	return n, nil
+}
