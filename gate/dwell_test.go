@@ -106,6 +106,15 @@ func TestDwellSlowGate(t *testing.T) {
 		for range 5 { // every question is itself a gap
 			refused(t, put(slow))
 		}
+		takes := time.Duration(0)
+		once := gate.Dwell(time.Second, 0, func(context.Context, *ota.Manifest, ota.Moment) error {
+			time.Sleep(takes)
+			return nil
+		})
+		refused(t, put(once))
+		time.Sleep(time.Second)
+		takes = 6 * time.Second // the second question was put in time, but answered after a gap
+		refused(t, put(once))
 	})
 }
 

@@ -358,7 +358,7 @@ func TestBlockedMedium(t *testing.T) {
 	}
 	w := open(t, logfile.Config{Path: path})
 	log := slog.New(w.Handler())
-	for range 20_000 { // would block for ever if it could
+	for range 5_000 { // would block for ever if it could
 		log.Info("a line of some length, so that pipe and queue are full soon")
 	}
 	if w.Lost() == 0 {
@@ -378,6 +378,32 @@ func TestBlockedMedium(t *testing.T) {
 		t.Error(err)
 	}
 	r.Close()
+}
+
+// TestErrorsAreSynced: a pipe cannot be synced, and then the writer closes it,
+// which its reader sees. The deadline only ends a test that has failed.
+func TestErrorsAreSynced(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := open(t, logfile.Config{Path: path})
+	log := slog.New(w.Handler())
+	log.Info("first")
+	r, err := os.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	log.Error("second")
+	if err := r.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(r)
+	if err != nil || !strings.Contains(string(b), "msg=second") {
+		t.Errorf("got %q, %v, want both lines and the end", b, err)
+	}
+	closed(t, w)
 }
 
 func TestHandler(t *testing.T) {
