@@ -12,6 +12,9 @@ import (
 	"github.com/interlock-energy/ota"
 )
 
+// Run these with -fuzzminimizetime 1x: minimizing inputs of kilobytes otherwise
+// takes the whole time.
+
 // FuzzEnvelope: whatever the bytes, what verifies is a payload that was signed.
 func FuzzEnvelope(f *testing.F) {
 	k := testKeys(f, 2, "ed25519", "p256")
