@@ -84,7 +84,7 @@ func makeCert(t testing.TB, template *x509.Certificate, by *ca) (*x509.Certifica
 }
 
 // serveTLS starts a real server on loopback with a certificate from authority.
-func serveTLS(t testing.TB, authority *ca, h http.Handler, change func(*tls.Config, *x509.Certificate)) *httptest.Server {
+func serveTLS(t testing.TB, authority *ca, h http.Handler, change func(*tls.Config, *x509.Certificate), config ...func(*http.Server)) *httptest.Server {
 	t.Helper()
 	conf := &tls.Config{}
 	cert, key := authority.issue(t, func(c *x509.Certificate) {
@@ -100,6 +100,9 @@ func serveTLS(t testing.TB, authority *ca, h http.Handler, change func(*tls.Conf
 	s := httptest.NewUnstartedServer(h)
 	s.TLS = conf
 	s.Config.ErrorLog = quiet(t)
+	for _, c := range config {
+		c(s.Config)
+	}
 	s.StartTLS()
 	t.Cleanup(func() {
 		s.CloseClientConnections()
@@ -129,11 +132,11 @@ type other struct {
 	object   func(w http.ResponseWriter, r *http.Request, name string, content []byte) // serves an image or a bundle
 }
 
-func newOther(t testing.TB, r *otatest.SignedRelease) *other {
+func newOther(t testing.TB, r *otatest.SignedRelease, config ...func(*http.Server)) *other {
 	t.Helper()
 	o := &other{ca: newCA(t, "Test CA"), release: r, access: "a1", released: make(chan struct{}), reports: map[string]ota.Report{}}
 	o.object = serveObject
-	o.Server = serveTLS(t, o.ca, o, nil)
+	o.Server = serveTLS(t, o.ca, o, nil, config...)
 	t.Cleanup(sync.OnceFunc(func() { close(o.released) }))
 	return o
 }

@@ -2,11 +2,14 @@ package https
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
 	"net/url"
 	"testing"
+
+	"github.com/interlock-energy/ota/api"
 )
 
 type answer func(*http.Request) (*http.Response, error)
@@ -80,6 +83,32 @@ func FuzzContentRange(f *testing.F) {
 		start, end, total, err := parseContentRange(s)
 		if err == nil && (start < 0 || end <= start || total < -1 || total >= 0 && end > total) {
 			t.Errorf("%q: accepted as %d to %d of %d", s, start, end, total)
+		}
+	})
+}
+
+func FuzzOffer(f *testing.F) {
+	s, err := New(Config{URL: "https://updates.example.com/fleet", Device: "d1", Product: "bess"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, u := range []string{"/d/x", "d/x", "//evil.example/x", "https://a.example/x?y", "http://a.example", "file:///etc/shadow", "https://u:p@a.example", "\x00", "https:///x", "javascript:alert(1)", "https://a.example:99999/"} {
+		b, _ := json.Marshal(api.CheckinResponse{Release: &api.ReleaseOffer{Signed: []byte("x"), Images: []api.ImageOffer{{URL: u}}}})
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var in api.CheckinResponse
+		if json.Unmarshal(b, &in) != nil || in.Release == nil {
+			return
+		}
+		images, err := s.places(in.Release)
+		if err != nil {
+			return
+		}
+		for _, p := range images {
+			if p.url.Scheme != "https" || p.url.Hostname() == "" || p.url.User != nil || len(in.Release.Signed) == 0 {
+				t.Errorf("%q: accepted %q", b, p.url)
+			}
 		}
 	})
 }

@@ -27,7 +27,7 @@ const (
 type offer struct {
 	etag   string
 	signed []byte // nil: nothing for this device
-	images map[ota.Hash]place
+	images map[ota.Hash]place // only under the source's lock
 }
 
 // place is where an image is.
@@ -134,16 +134,13 @@ func (s *Source) notePoll(resp *http.Response, inBody int) {
 // openServer downloads from where the last offer said. If that is not known, or
 // does not work any more, it checks in once for a new address.
 func (s *Source) openServer(ctx context.Context, op string, m *ota.Manifest, im *ota.Image, offset int64) (io.ReadCloser, error) {
-	s.mu.Lock()
-	p, known := s.offer.images[im.SHA256]
-	s.mu.Unlock()
+	p, known := s.placeOf(im.SHA256)
 	for fresh := false; ; {
 		if !known {
-			o, err := s.checkIn(ctx, op+": get an address", false)
-			if err != nil {
+			if _, err := s.checkIn(ctx, op+": get an address", false); err != nil {
 				return nil, err
 			}
-			if p, known = o.images[im.SHA256]; !known {
+			if p, known = s.placeOf(im.SHA256); !known {
 				return nil, &Error{Op: op, Code: ota.ErrServer, Err: errChanged}
 			}
 			fresh = true
@@ -158,6 +155,13 @@ func (s *Source) openServer(ctx context.Context, op string, m *ota.Manifest, im 
 		}
 		known = false
 	}
+}
+
+func (s *Source) placeOf(h ota.Hash) (place, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, ok := s.offer.images[h]
+	return p, ok
 }
 
 // noteETag remembers an image's ETag for the next part, unless its place has

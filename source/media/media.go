@@ -55,7 +55,7 @@ type Config struct {
 
 	Product  string     // bundles for other products are passed over
 	Hardware string     // and those for other hardware; default: "", which takes only releases for all
-	Version  string     // that runs now; a bundle of this version is no update
+	Version  string     // that runs now; a bundle of this version is no update; default: "", which takes any
 	Verify   ota.Verify // bundles that do not verify are passed over
 
 	Poll time.Duration // how often Run looks whether a medium has come; default 2 s
@@ -91,6 +91,11 @@ func New(cfg Config) (*Source, error) {
 	}
 	if err := ota.CheckName(cfg.Product); err != nil {
 		return wrong("product: %w", err)
+	}
+	if cfg.Version != "" {
+		if err := ota.CheckVersion(cfg.Version); err != nil {
+			return wrong("running version: %w", err)
+		}
 	}
 	if cfg.Verify == nil {
 		return wrong("Verify is missing; it must be given, also where signatures are not wanted")

@@ -100,6 +100,7 @@ func TestNewestThatFits(t *testing.T) {
 		{"a file cut short is passed over", map[string][]byte{"a.bundle": newest.Bundle[:len(newest.Bundle)-1], "b.bundle": old.Bundle}, old, 0, nil},
 		{"a file too long is passed over", map[string][]byte{"a.bundle": append(bytes.Clone(newest.Bundle), 0), "b.bundle": old.Bundle}, old, 0, nil},
 		{"only the running version", map[string][]byte{"a.bundle": running.Bundle}, nil, ota.ErrNoUpdate, []string{"1.0.0 is running"}},
+		{"only another build of the running version", map[string][]byte{"a.bundle": key.Release(t, "1.0.0+b7", 5000).Bundle}, nil, ota.ErrNoUpdate, []string{"1.0.0+b7 is running"}},
 		{"only a wrong signature", map[string][]byte{"a.bundle": foreign.Bundle}, nil, ota.ErrValidation, []string{"a.bundle"}},
 		{"only half a file", map[string][]byte{"a.bundle": old.Bundle[:2000]}, nil, ota.ErrValidation, []string{"a.bundle", "2000 bytes"}},
 		{"only an empty file", map[string][]byte{"a.bundle": nil}, nil, ota.ErrValidation, []string{"a.bundle", "0 bytes"}},
@@ -376,6 +377,7 @@ func TestConfig(t *testing.T) {
 		"no path":      {func(c *media.Config) { c.Path = "" }, "path is missing"},
 		"bad pattern":  {func(c *media.Config) { c.Path = "/media/[" }, "syntax error in pattern"},
 		"no product":   {func(c *media.Config) { c.Product = "" }, "product"},
+		"bad version":  {func(c *media.Config) { c.Version = "v1" }, "running version"},
 		"no verifier":  {func(c *media.Config) { c.Verify = nil }, "Verify is missing"},
 		"poll below 0": {func(c *media.Config) { c.Poll = -1 }, "poll interval"},
 	} {

@@ -117,7 +117,7 @@ func (s *Source) read(p place) (found, error) {
 		return found{}, fmt.Errorf("%w: is for product %s, this is %s", ota.ErrIncompatible, m.Product, s.cfg.Product)
 	case len(m.Hardware) > 0 && !slices.Contains(m.Hardware, s.cfg.Hardware):
 		return found{}, fmt.Errorf("%w: is for hardware %v, this is %q", ota.ErrIncompatible, m.Hardware, s.cfg.Hardware)
-	case m.Version == s.cfg.Version:
+	case s.cfg.Version != "" && ota.CompareVersions(m.Version, s.cfg.Version) == 0:
 		return found{}, fmt.Errorf("%w: version %s is running", ota.ErrNoUpdate, m.Version)
 	}
 	return found{p, m, b.Signed()}, nil
