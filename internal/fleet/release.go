@@ -138,8 +138,11 @@ func (r *Release) read(file io.ReaderAt, in blob.Info, verify ota.Verify) error 
 	if err != nil {
 		return err
 	}
-	if want := bundle.Size(len(b.Signed()), m); in.Size != want {
-		return fmt.Errorf("check the bundle: %w: it has %d bytes, want %d", ota.ErrValidation, in.Size, want)
+	switch want := bundle.Size(len(b.Signed()), m); {
+	case in.Size < want:
+		return fmt.Errorf("check the bundle: %w: truncated: it has %d bytes, want %d", ota.ErrValidation, in.Size, want)
+	case in.Size > want:
+		return fmt.Errorf("check the bundle: %w: extended: it has %d bytes, want %d", ota.ErrValidation, in.Size, want)
 	}
 	sums := map[string]string{}
 	for i := range m.Images {

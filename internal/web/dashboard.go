@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/interlock-energy/ota"
@@ -149,7 +150,7 @@ func (s *Server) fleetPage(q url.Values) fleetPage {
 		next := url.Values{"group": {p.Query.Group}, "q": {p.Query.Search}, "after": {list[len(list)-1].Device}}
 		p.Next = "/?" + next.Encode()
 	}
-	p.Summary, p.Groups = s.fleet.Summary(), s.fleet.Groups()
+	p.Summary, p.Groups = s.summary.of(s.fleet), s.fleet.Groups()
 	for _, st := range []fleet.Standing{fleet.UpToDate, fleet.Updating, fleet.Waiting, fleet.Stopped, fleet.Silent, fleet.NoRelease} {
 		if n := p.Summary.Standing[st]; n > 0 || st != fleet.Silent && st != fleet.NoRelease {
 			p.Tiles = append(p.Tiles, tile{string(st), tone(st), n})
@@ -166,6 +167,27 @@ func (s *Server) fleetPage(q url.Values) fleetPage {
 		p.Releases = append(p.Releases, v)
 	}
 	return p
+}
+
+// summaries keeps the last summary for twenty times as long as it took, so that
+// all live pages together spend a twentieth of a core on it at most. For small
+// fleets that is no time at all.
+type summaries struct {
+	mu    sync.Mutex
+	last  fleet.Summary
+	until time.Time
+}
+
+func (c *summaries) of(f *fleet.Fleet) fleet.Summary {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	start := time.Now()
+	if start.Before(c.until) {
+		return c.last
+	}
+	c.last = f.Summary()
+	c.until = time.Now().Add(20 * time.Since(start))
+	return c.last
 }
 
 func (s *Server) frame(r *http.Request, title, events string) frame {

@@ -50,13 +50,17 @@ func (st *stream) write(text []byte) error {
 	return st.c.Flush()
 }
 
-// send sends v as an event; JSON has no line breaks.
+// send sends v as an event; JSON has no line breaks but the encoder's last.
 func (st *stream) send(event string, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "event: %s\ndata: ", event)
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false) // it is not put into a page as it is, and would be half as long again
+	if err := e.Encode(v); err != nil {
 		return err
 	}
-	return st.write(fmt.Appendf(nil, "event: %s\ndata: %s\n\n", event, b))
+	b.WriteByte('\n')
+	return st.write(b.Bytes())
 }
 
 // events is the operators' stream of api.Event.

@@ -81,6 +81,7 @@ type Server struct {
 	urls      signer
 	sessions  signer
 	offers    offers
+	summary   summaries
 	uploads   chan struct{}
 	listeners chan struct{}
 	closing   chan struct{} // closed by Close, ends event streams

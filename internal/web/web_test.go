@@ -206,6 +206,18 @@ func (x *site) checkin(head api.Head, headers ...string) (api.CheckinResponse, a
 	return out, a
 }
 
+// until waits for something that another goroutine does.
+func (x *site) until(done func() bool) {
+	x.t.Helper()
+	for !done() {
+		select {
+		case <-x.t.Context().Done():
+			x.t.Fatal("it did not happen")
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
 // files counts the files in the store of release files.
 func (x *site) files() int {
 	n := 0
