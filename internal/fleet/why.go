@@ -72,10 +72,10 @@ func why(d Device, r *Release) (Standing, string) {
 	case ota.StatusRollingBack:
 		return Updating, with("rolling back", reason)
 	}
-	if d.Digest == m.Digest || d.Digest == "" && d.Version == m.Version {
+	if isRelease(m, d.Digest, d.Version) {
 		return UpToDate, "up to date"
 	}
-	if d.UpdateDigest == m.Digest || d.UpdateDigest == "" && d.UpdateVersion == m.Version {
+	if isRelease(m, d.UpdateDigest, d.UpdateVersion) {
 		if s, text := inHand(d, reason); text != "" {
 			return s, text
 		}
@@ -112,6 +112,14 @@ func why(d Device, r *Release) (Standing, string) {
 		return Waiting, fmt.Sprintf("%s was installed here, but the device runs %s again", m.Version, d.Version)
 	}
 	return Waiting, with("waits for its next check", reason)
+}
+
+// isRelease: the digest names m, or, where a device does not know it, the version.
+func isRelease(m *ota.Manifest, digest, version string) bool {
+	if digest == "" {
+		return version == m.Version
+	}
+	return digest == m.Digest
 }
 
 // inHand says what the device does with the release that it should run, or "".
