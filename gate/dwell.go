@@ -23,6 +23,10 @@ const DefaultMaxGap = 5 * time.Second
 // pace of the questions ([ota.Config.GateInterval]), or the gate never opens.
 // With d 0 or less, Dwell is g.
 //
+// At [ota.AtRestart] only g counts. The dwell time was over when the manager was
+// allowed to quiesce the plant, nobody asked while that took its time, and now
+// the last word is the battery's.
+//
 // Time is the monotonic clock's, so setting the clock shortens nothing. While g
 // says yes and d is not over, the refusal's code is [ota.ErrNone]: the battery
 // is fine, the wait is ours.
@@ -34,6 +38,9 @@ func Dwell(d, maxGap time.Duration, g ota.Gate) ota.Gate {
 	return func(ctx context.Context, m *ota.Manifest, at ota.Moment) error {
 		asked := time.Now()
 		r := ask(ctx, g, m, at)
+		if r == nil && at == ota.AtRestart {
+			return nil
+		}
 		if r := s.answer(r, digest(m), asked, time.Now()); r != nil {
 			return r
 		}

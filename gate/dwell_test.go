@@ -134,3 +134,34 @@ func TestDwellFailsClosed(t *testing.T) {
 		t.Errorf("without a release: got %v, want yes", err)
 	}
 }
+
+// TestDwellAtRestart: while the plant was quiesced nobody asked, which must not
+// start the dwell time over; but an unsafe battery still says no.
+func TestDwellAtRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var no error
+		g := gate.Dwell(3*time.Second, 2*time.Second, func(context.Context, *ota.Manifest, ota.Moment) error { return no })
+		ask := func(at ota.Moment) error { return g(t.Context(), &ota.Manifest{Digest: "a"}, at) }
+		for range 3 {
+			if err := ask(ota.BeforeRestart); err == nil {
+				t.Fatal("yes before the dwell time was over")
+			}
+			time.Sleep(time.Second)
+		}
+		if err := ask(ota.BeforeRestart); err != nil {
+			t.Fatalf("after the dwell time: %v", err)
+		}
+		time.Sleep(time.Minute)
+		if err := ask(ota.AtRestart); err != nil {
+			t.Errorf("at the restart: %v, want yes", err)
+		}
+		no = &ota.Refusal{Code: ota.ErrBMSUnsafe, Reason: "hot"}
+		if err := ask(ota.AtRestart); err == nil {
+			t.Error("at the restart with a hot battery: yes")
+		}
+		no = nil
+		if err := ask(ota.BeforeRestart); err == nil {
+			t.Error("after a no at the restart the dwell time did not start over")
+		}
+	})
+}
