@@ -130,9 +130,12 @@ func (s *Source) do(ctx context.Context, op string, r request) (*http.Response, 
 		switch resp.StatusCode {
 		case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther:
 			if r.method != http.MethodGet && r.method != http.MethodHead {
-				to := resp.Header.Get("Location")
+				to, err := s.follow(u, resp.Header.Get("Location"))
 				s.drop(resp)
-				e := serverError(op, "answered %s with %d to %q", r.method, resp.StatusCode, clean(to, 200))
+				if err != nil {
+					return nil, serverError(op, "redirect: %w", err)
+				}
+				e := serverError(op, "%s answered %d to %s, which ends a %s", redact(u), resp.StatusCode, redact(to), r.method)
 				e.Hint = "set the url to where the server is now"
 				return nil, e
 			}
@@ -306,8 +309,14 @@ func retryAfter(resp *http.Response, now time.Time) time.Duration {
 // drop ends an answer whose body is of no interest, reading a little so that the
 // connection can be used again.
 func (s *Source) drop(resp *http.Response) {
+	defer s.limit(resp)()
 	io.CopyN(io.Discard, resp.Body, 4<<10)
 	resp.Body.Close()
+}
+
+// limit ends a body that is read for its own sake when it takes too long.
+func (s *Source) limit(resp *http.Response) (stop func() bool) {
+	return time.AfterFunc(s.cfg.StallTimeout, func() { resp.Body.Close() }).Stop
 }
 
 func from(name string) string {

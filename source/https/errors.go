@@ -160,6 +160,7 @@ func (s *Source) refusal(op string, u *url.URL, resp *http.Response) *Error {
 // bodyText returns what an error's body says, for people: api.Error, or else the
 // first line of a text.
 func (s *Source) bodyText(resp *http.Response) (text, hint string) {
+	defer s.limit(resp)()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, api.MaxErrorSize))
 	if err != nil || len(b) == 0 {
 		return "", ""

@@ -270,20 +270,31 @@ func TestTimeouts(t *testing.T) {
 		http.NewResponseController(w).Flush()
 		<-release
 	}), nil)
+	refuses := func(status int) string {
+		return serveTLS(t, authority, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", "/")
+			w.WriteHeader(status)
+			http.NewResponseController(w).Flush()
+			<-release
+		}), nil).URL
+	}
 	const short = 50 * time.Millisecond
 	for name, tt := range map[string]struct {
 		change func(*https.Config)
+		code   ota.ErrorCode
 		say    string
 	}{
-		"TLS handshake": {func(c *https.Config) { c.URL, c.ConnectTimeout = "https://"+silent.Addr().String(), short }, "handshake timeout"},
-		"answer":        {func(c *https.Config) { c.URL, c.ResponseTimeout = mute.URL, short }, "timeout awaiting response"},
-		"rest":          {func(c *https.Config) { c.URL, c.StallTimeout = stalls.URL, short }, "no byte for 50ms"},
+		"text of a refusal":  {func(c *https.Config) { c.URL, c.StallTimeout = refuses(500), short }, ota.ErrServer, "500"},
+		"text of a redirect": {func(c *https.Config) { c.URL, c.StallTimeout = refuses(302), short }, ota.ErrServer, "set the url"},
+		"TLS handshake":      {func(c *https.Config) { c.URL, c.ConnectTimeout = "https://"+silent.Addr().String(), short }, ota.ErrConnectivity, "handshake timeout"},
+		"answer":             {func(c *https.Config) { c.URL, c.ResponseTimeout = mute.URL, short }, ota.ErrConnectivity, "timeout awaiting response"},
+		"rest":               {func(c *https.Config) { c.URL, c.StallTimeout = stalls.URL, short }, ota.ErrConnectivity, "no byte for 50ms"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := https.Config{Device: "d1", Product: "bess", CACert: authority.pem}
 			tt.change(&c)
 			_, err := newSource(t, c).Latest(t.Context())
-			expect(t, err, ota.ErrConnectivity, tt.say)
+			expect(t, err, tt.code, tt.say)
 		})
 	}
 }
