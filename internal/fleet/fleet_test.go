@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -89,6 +90,36 @@ func TestManyReportsAtOnce(t *testing.T) {
 	}
 	if got := f.Summary().Outcomes["aa"][ota.Failed]; got != devices {
 		t.Errorf("outcome of the release on %d devices, want %d", got, devices)
+	}
+}
+
+// What was confirmed is on the disk at that moment: a copy of the files, as a
+// killed process leaves them, has it.
+func TestConfirmedReportOutlivesAKill(t *testing.T) {
+	dir, copied := t.TempDir(), t.TempDir()
+	f := open(t, dir, fleet.Config{})
+	defer closeFleet(t, f)
+	for i := range 20 {
+		id := fmt.Sprint(i)
+		out, err := f.Reports(t.Context(), api.ReportsRequest{Device: "rack-7", Reports: []ota.Report{{ID: id, Digest: "aa", Result: ota.RolledBack}}})
+		if err != nil || len(out.Stored) != 1 {
+			t.Fatalf("answer %+v, %v", out, err)
+		}
+	}
+	for _, name := range []string{"fleet.db", "fleet.db-wal"} {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(copied, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g := open(t, copied, fleet.Config{})
+	defer closeFleet(t, g)
+	d, err := g.Device(t.Context(), "rack-7")
+	if err != nil || len(d.Reports) != 20 {
+		t.Errorf("%d reports, %v; want 20", len(d.Reports), err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/interlock-energy/ota"
@@ -96,6 +97,12 @@ func (f *Fleet) Publish(ctx context.Context, r io.Reader, o PublishOptions) (api
 	if err != nil {
 		return api.PublishResponse{}, fmt.Errorf("publish: %w", err)
 	}
+	if m := rel.Manifest; !m.Expires.IsZero() && rel.Published.After(m.Expires) {
+		f.forget(ctx, in.Key)
+		return api.PublishResponse{}, fmt.Errorf("publish %s %s: %w: it expired on %s, so no device would take it", m.Product, m.Version, ErrInvalid,
+			m.Expires.UTC().Format("2006-01-02 15:04 UTC"))
+	}
+	before := f.currentVersion(o, rel.Manifest.Product)
 	// A caller who leaves now must not make us delete the file of a release whose
 	// commit is under way.
 	ctx = context.WithoutCancel(ctx)
@@ -108,10 +115,26 @@ func (f *Fleet) Publish(ctx context.Context, r io.Reader, o PublishOptions) (api
 	if out.Release, err = f.Release(rel.Digest()); err != nil {
 		return api.PublishResponse{}, err
 	}
+	var notes []string
 	if !rel.Checked {
-		out.Note = "signatures not checked by the server: it has no public keys; devices do check them"
+		notes = append(notes, "signatures not checked by the server: it has no public keys; devices do check them")
 	}
+	if m := rel.Manifest; before != "" && !m.AllowDowngrade && ota.CompareVersions(m.Version, before) < 0 {
+		notes = append(notes, fmt.Sprintf("devices that run %s stay with it: %s is older and does not allow a downgrade", before, m.Version))
+	}
+	out.Note = strings.Join(notes, "; ")
 	return out, nil
+}
+
+// currentVersion returns the version that a release for product is about to
+// succeed, or "".
+func (f *Fleet) currentVersion(o PublishOptions, product string) string {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if r := f.releases[f.groups[o.Group].current[product]]; r != nil && !o.Hold {
+		return r.Manifest.Version
+	}
+	return ""
 }
 
 // forget deletes a file that no release is in.

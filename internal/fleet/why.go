@@ -13,7 +13,7 @@ import (
 // r is the current release of its group, nil for none. Waiting means that it
 // should run r, does not, and may still come to it without a person's help.
 func Why(d Device, r *Release, now time.Time) (waiting bool, text string) {
-	s, text := why(d, r)
+	s, text := why(d, r, now)
 	if !silent(d, now) {
 		return s.waiting(), text
 	}
@@ -44,14 +44,14 @@ func Stand(d Device, r *Release, now time.Time) Standing {
 	if silent(d, now) {
 		return Silent
 	}
-	s, _ := why(d, r)
+	s, _ := why(d, r, now)
 	return s
 }
 
 // silent: three missed polls and a minute; one lost packet is not worth a word.
 func silent(d Device, now time.Time) bool { return now.Sub(d.LastSeen) > 3*d.Poll+time.Minute }
 
-func why(d Device, r *Release) (Standing, string) {
+func why(d Device, r *Release, now time.Time) (Standing, string) {
 	if d.Product == "" {
 		return NoRelease, "has not checked in yet"
 	}
@@ -95,6 +95,8 @@ func why(d Device, r *Release) (Standing, string) {
 		return Stopped, with("failed here: "+string(d.Outcome.Result), outcomeReason(d.Outcome))
 	case len(m.Hardware) > 0 && !slices.Contains(m.Hardware, d.Hardware):
 		return Stopped, fmt.Sprintf("other hardware: the device is %q, the release for %s", d.Hardware, strings.Join(m.Hardware, ", "))
+	case !m.Expires.IsZero() && now.After(m.Expires):
+		return Stopped, fmt.Sprintf("the release expired on %s", m.Expires.UTC().Format("2006-01-02 15:04 UTC"))
 	case d.SecurityVersion > m.SecurityVersion:
 		return Stopped, fmt.Sprintf("the device's security version is %d, the release's only %d", d.SecurityVersion, m.SecurityVersion)
 	case d.Status == ota.StatusFailed:

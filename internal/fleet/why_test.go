@@ -75,6 +75,8 @@ func TestWhy(t *testing.T) {
 			"failed here, tried again: no network", fleet.Waiting},
 		{"other hardware", device(func(d *fleet.Device) { d.Hardware = "rev1" }), release, false, `other hardware: the device is "rev1", the release for rev2, rev3`, fleet.Stopped},
 		{"security version", device(func(d *fleet.Device) { d.SecurityVersion = 5 }), release, false, "the device's security version is 5, the release's only 4", fleet.Stopped},
+		{"expired", device(func(d *fleet.Device) {}), &fleet.Release{Manifest: &ota.Manifest{Product: "bess", Version: "2.1.0", Digest: "d21",
+			Expires: now.Add(-time.Hour)}}, false, "the release expired on 2026-03-01 11:00 UTC", fleet.Stopped},
 		{"too old", device(func(d *fleet.Device) { d.Version = "1.4.9" }), release, false, "runs 1.4.9, the release wants at least 1.5.0 first", fleet.Stopped},
 		{"newer", device(func(d *fleet.Device) { d.Version = "2.2.0" }), release, false, "runs 2.2.0, which is newer than 2.1.0", fleet.Stopped},
 		{"odd version", device(func(d *fleet.Device) { d.Version = "factory" }), release, true, "waits for its next check", fleet.Waiting},

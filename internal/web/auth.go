@@ -185,6 +185,16 @@ func (s *Server) https(r *http.Request) bool {
 	return r.TLS != nil || strings.HasPrefix(s.cfg.PublicURL, "https://")
 }
 
+// sameSite refuses forms that a page of another site sends.
+func (s *Server) sameSite(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if err := s.cross.Check(r); err != nil {
+			return fail(http.StatusForbidden, "this form comes from another site", "open the page of this server and use its form")
+		}
+		return h(w, r)
+	}
+}
+
 func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 	r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
 	if err := r.ParseForm(); err != nil {

@@ -30,6 +30,10 @@ func TestLogin(t *testing.T) {
 			t.Errorf("login with a token that is %s: %d with %d cookies, want 401 with none", name, a.StatusCode, len(a.Cookies()))
 		}
 	}
+	foreign := x.do("POST", "/login", "", []byte("token="+x.operator), "Content-Type: application/x-www-form-urlencoded", "Sec-Fetch-Site: cross-site")
+	if foreign.StatusCode != 403 || len(foreign.Cookies()) != 0 {
+		t.Errorf("login from another site: %d with %d cookies, want 403 with none", foreign.StatusCode, len(foreign.Cookies()))
+	}
 	a = form(x.operator)
 	if a.StatusCode != http.StatusSeeOther || len(a.Cookies()) != 1 {
 		t.Fatalf("login: %d with %d cookies, want 303 with one", a.StatusCode, len(a.Cookies()))

@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -204,9 +206,13 @@ func TestBasicAuthentication(t *testing.T) {
 	}
 }
 
-// The server has limits of its own, before any handler.
+// The server has limits of its own, before any handler; and without TLS files
+// go from disk to socket by another way than with it.
 func TestHTTPServer(t *testing.T) {
+	key := newSigner(t)
 	x := newSite(t, web.Config{})
+	image := firmware(1, 1_000_001)
+	x.publish(key.release(t, ota.Manifest{Version: "1.0.0"}, firmware(2, 5000), image), "")
 	h := x.s.HTTP()
 	if h.ReadHeaderTimeout <= 0 || h.IdleTimeout <= 0 {
 		t.Errorf("timeouts %v and %v, want both", h.ReadHeaderTimeout, h.IdleTimeout)
@@ -229,5 +235,18 @@ func TestHTTPServer(t *testing.T) {
 	res.Body.Close()
 	if res.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
 		t.Errorf("64 KiB of headers: %d, want 431", res.StatusCode)
+	}
+	for _, from := range []int{0, 1, 511, 512, 262_143, 262_144, 700_000, 1_000_000} {
+		r.URL.Path, r.URL.RawQuery = "/firmware.bin", "component=module"
+		r.Header = http.Header{"Range": {fmt.Sprintf("bytes=%d-", from)}}
+		res, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || res.StatusCode != http.StatusPartialContent || !bytes.Equal(got, image[from:]) {
+			t.Errorf("from %d: %d with %d bytes, %v; want 206 with %d", from, res.StatusCode, len(got), err, len(image)-from)
+		}
 	}
 }

@@ -102,6 +102,7 @@ func (s *Server) moveDevice(w http.ResponseWriter, r *http.Request) error {
 	if err := s.fleet.Move(r.Context(), r.PathValue("id"), req.Group); err != nil {
 		return err
 	}
+	s.cfg.Log.Info("device moved", "device", r.PathValue("id"), "group", req.Group)
 	return s.showDevice(w, r)
 }
 
@@ -157,5 +158,6 @@ func (s *Server) makeToken(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	s.cfg.Log.Info("token made", "device", req.Device, "note", req.Note)
 	return writeJSON(w, http.StatusCreated, api.TokenResponse{Token: token, Device: req.Device})
 }

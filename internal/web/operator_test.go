@@ -206,6 +206,16 @@ func TestPublishAgainHoldReplace(t *testing.T) {
 		t.Errorf("after withdrawing: %+v, want none", g.Current)
 	}
 	x.want(x.do("PUT", "/api/v1/groups/pilot", x.operator, api.GroupChange{Withdraw: out.Release.Digest}), 409, nil)
+	out = x.publish(key.release(t, ota.Manifest{Version: "0.9.0"}, firmware(4, 100)), "")
+	if !strings.Contains(out.Note, "devices that run 1.0.0 stay with it") {
+		t.Errorf("note on an older release: %q, want it to say who will not take it", out.Note)
+	}
+	expired := ota.Manifest{Version: "3.0.0", Expires: x.clock.Now().Add(-time.Hour)}
+	before := x.files()
+	x.want(x.do("POST", api.PathReleases, x.operator, key.release(t, expired, firmware(3, 100))), 400, &e)
+	if !strings.Contains(e.Error, "expired on 2026-03-01 11:00 UTC") || x.files() != before {
+		t.Errorf("expired release: %q, %d files; want it refused and not kept", e.Error, x.files())
+	}
 	x.want(x.do("PUT", "/api/v1/groups/pilot", x.operator, api.GroupChange{Promote: "feed"}), 404, nil)
 	x.want(x.do("PUT", "/api/v1/groups/pilot", x.operator, api.GroupChange{Promote: first, Withdraw: first}), 400, nil)
 	x.want(x.do("PUT", "/api/v1/groups/a%20b", x.operator, api.GroupChange{}), 400, nil)
@@ -259,6 +269,34 @@ func TestUploadsAreBoundedAndCleaned(t *testing.T) {
 	conn.Close()
 	x.until(func() bool { return x.files() == 1 }) // the first release stays, the half is removed
 	x.publish(other, "")                           // and its place is free again
+}
+
+// The same file from several at once is one release, and the file stays; so it
+// does if another with the same version is refused meanwhile.
+func TestPublishAtOnce(t *testing.T) {
+	key := newSigner(t)
+	x := newSite(t, web.Config{Uploads: 8})
+	file := key.release(t, ota.Manifest{Version: "1.0.0"}, firmware(1, 50_000))
+	x.publish(file, "")
+	other := key.release(t, ota.Manifest{Version: "1.0.0"}, firmware(2, 50_000))
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			body, want := file, 200
+			if i%2 == 1 {
+				body, want = other, 409
+			}
+			if a := x.do("POST", api.PathReleases, x.operator, body); a.StatusCode != want {
+				t.Errorf("status %d, want %d: %s", a.StatusCode, want, a.body)
+			}
+		})
+	}
+	wg.Wait()
+	a := x.do("GET", "/bundle/default", "", nil)
+	x.want(a, 200, nil)
+	if !bytes.Equal(a.body, file) || x.files() != 1 {
+		t.Errorf("%d bytes and %d files, want the published file only", len(a.body), x.files())
+	}
 }
 
 func TestDevicesInPages(t *testing.T) {

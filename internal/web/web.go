@@ -31,6 +31,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/interlock-energy/ota/api"
@@ -84,7 +85,9 @@ type Server struct {
 	summary   summaries
 	uploads   chan struct{}
 	listeners chan struct{}
-	closing   chan struct{} // closed by Close, ends event streams
+	closing   chan struct{} // closed by endOnce, ends event streams
+	endOnce   sync.Once
+	cross     *http.CrossOriginProtection
 }
 
 // Tokens are the tokens that a server begins with.
@@ -130,7 +133,7 @@ func open(dataDir string, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, fleet: f, offers: offers{byDigest: map[string]offer{}}, uploads: make(chan struct{}, cfg.Uploads),
-		listeners: make(chan struct{}, cfg.Listeners), closing: make(chan struct{})}
+		listeners: make(chan struct{}, cfg.Listeners), closing: make(chan struct{}), cross: http.NewCrossOriginProtection()}
 	if err := s.prepare(ctx); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -226,13 +229,7 @@ func (s *Server) Close() error {
 
 // EndStreams ends live pages and event streams, which a shutdown of the HTTP
 // server would wait for.
-func (s *Server) EndStreams() {
-	select {
-	case <-s.closing:
-	default:
-		close(s.closing)
-	}
-}
+func (s *Server) EndStreams() { s.endOnce.Do(func() { close(s.closing) }) }
 
 // routes is the list of all paths, and of who may ask for them.
 func (s *Server) routes() http.Handler {
@@ -269,8 +266,8 @@ func (s *Server) routes() http.Handler {
 	page("GET /devices/{id}", s.devicePage)
 	page("GET /events", s.live)
 	handle("GET /login", s.loginPage)
-	handle("POST /login", s.login)
-	handle("POST /logout", s.logout)
+	handle("POST /login", s.sameSite(s.login))
+	handle("POST /logout", s.sameSite(s.logout))
 	handle("GET /static/{file}", s.static)
 	handle("GET /healthz", func(w http.ResponseWriter, r *http.Request) error {
 		_, err := io.WriteString(w, "ok\n")
