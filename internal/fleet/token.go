@@ -9,6 +9,9 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/interlock-energy/ota"
 )
@@ -78,6 +81,77 @@ func (f *Fleet) NewToken(ctx context.Context, role Role, device, note string) (s
 		return "", fmt.Errorf("make a token: %w", err)
 	}
 	return token, nil
+}
+
+// Token describes a token. Its ID names it and does not allow anything.
+type Token struct {
+	ID      string    `json:"id"`
+	Role    Role      `json:"role"`
+	Device  string    `json:"device,omitempty"`
+	Note    string    `json:"note,omitempty"`
+	Created time.Time `json:"created"`
+}
+
+const tokenID = 12 // hexadecimal digits of the hash; 48 bits tell a fleet's tokens apart
+
+// Tokens lists the tokens, oldest first.
+func (f *Fleet) Tokens(ctx context.Context) ([]Token, error) {
+	out := []Token{}
+	err := each(ctx, f.db, `SELECT hash, role, device, note, created FROM tokens ORDER BY created, hash`, func(scan scanner) error {
+		var t Token
+		var hash, role string
+		var created int64
+		if err := scan(&hash, &role, &t.Device, &t.Note, &created); err != nil {
+			return err
+		}
+		if len(hash) < tokenID {
+			return fmt.Errorf("token %q is damaged", hash)
+		}
+		t.ID, t.Role, t.Created = hash[:tokenID], Role(role), time.UnixMilli(created)
+		out = append(out, t)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list tokens: %w", err)
+	}
+	return out, nil
+}
+
+// Revoke ends a token at once, and with it the sessions that began with it. The
+// last operator's token cannot be revoked: nobody could make another.
+func (f *Fleet) Revoke(ctx context.Context, id string) error {
+	var gone []string
+	err := f.w.do(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
+		if len(id) != tokenID || strings.Trim(id, "0123456789abcdef") != "" {
+			return fmt.Errorf("token %q: %w", clip(id, maxWord), ErrNotFound)
+		}
+		if gone, err = column(ctx, tx, `SELECT hash FROM tokens WHERE hash LIKE $1`, id+"%"); err != nil {
+			return err
+		}
+		if len(gone) == 0 {
+			return fmt.Errorf("token %s: %w", id, ErrNotFound)
+		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM tokens WHERE hash LIKE $1`, id+"%"); err != nil {
+			return err
+		}
+		left, err := column(ctx, tx, `SELECT hash FROM tokens WHERE role = $1`, string(Operator))
+		if err == nil && len(left) == 0 {
+			return fmt.Errorf("%w: it is the last operator's token; make another first", ErrConflict)
+		}
+		return err
+	}, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for hash := range f.tokens {
+			if slices.Contains(gone, hex.EncodeToString(hash[:])) {
+				delete(f.tokens, hash)
+			}
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("revoke a token: %w", err)
+	}
+	return nil
 }
 
 // HasToken reports whether there is a token for this role.

@@ -161,3 +161,23 @@ func (s *Server) makeToken(w http.ResponseWriter, r *http.Request) error {
 	s.cfg.Log.Info("token made", "device", req.Device, "note", req.Note)
 	return writeJSON(w, http.StatusCreated, api.TokenResponse{Token: token, Device: req.Device})
 }
+
+// listTokens answers {"tokens": [...]}, each without its secret.
+func (s *Server) listTokens(w http.ResponseWriter, r *http.Request) error {
+	list, err := s.fleet.Tokens(r.Context())
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, struct {
+		Tokens []fleet.Token `json:"tokens"`
+	}{list})
+}
+
+func (s *Server) revokeToken(w http.ResponseWriter, r *http.Request) error {
+	if err := s.fleet.Revoke(r.Context(), r.PathValue("id")); err != nil {
+		return err
+	}
+	s.cfg.Log.Info("token revoked", "id", r.PathValue("id"))
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}

@@ -55,6 +55,8 @@ func TestTokenRules(t *testing.T) {
 		ofOperator("GET", "/api/v1/groups/default", nil, 200),
 		ofOperator("PUT", "/api/v1/groups/default", api.GroupChange{Promote: digest}, 200),
 		ofOperator("POST", api.PathTokens, api.TokenRequest{Device: "rack-9"}, 201),
+		ofOperator("GET", api.PathTokens, nil, 200),
+		ofOperator("DELETE", api.PathTokens+"/000000000000", nil, 404),
 		{"GET", api.PathEvents, nil, no, never, never, never, 0, no}, // 200 does not end, see TestEvents
 		{"GET", "/d/AAAA/" + digest + "/controller", nil, 403, 403, 403, 403, 403, 403},
 		{"GET", "/", nil, 401, 401, 401, 401, 401, 401}, // a cookie, never a header
@@ -100,6 +102,49 @@ func TestTokenRules(t *testing.T) {
 	x.want(x.do("POST", api.PathCheckin, own.Token, head), 200, nil)
 	x.want(x.do("POST", api.PathCheckin, other.Token, head), 403, nil)
 	x.want(x.do("GET", api.PathDevices, x.operator, nil), 200, nil)
+}
+
+func TestRevokedTokens(t *testing.T) {
+	x := newSite(t, web.Config{})
+	var made api.TokenResponse
+	x.want(x.do("POST", api.PathTokens, x.operator, api.TokenRequest{Device: "rack-7", Note: "stolen"}), 201, &made)
+	list := func() map[string]string { // id by note
+		t.Helper()
+		var out struct {
+			Tokens []struct{ ID, Role, Note string }
+		}
+		a := x.do("GET", api.PathTokens, x.operator, nil)
+		x.want(a, 200, &out)
+		if strings.Contains(string(a.body), "ilk_") {
+			t.Errorf("the list shows a token: %s", a.body)
+		}
+		ids := map[string]string{}
+		for _, tok := range out.Tokens {
+			ids[tok.Role+" "+tok.Note] = tok.ID
+		}
+		return ids
+	}
+	ids := list()
+	if len(ids) != 3 {
+		t.Fatalf("tokens %v, want three", ids)
+	}
+	head := api.Head{Device: "rack-7", Product: "bess"}
+	x.want(x.do("POST", api.PathCheckin, made.Token, head), 200, nil)
+	x.want(x.do("DELETE", api.PathTokens+"/"+ids["device stolen"], x.operator, nil), 204, nil)
+	x.want(x.do("POST", api.PathCheckin, made.Token, head), 401, nil)
+	x.want(x.do("DELETE", api.PathTokens+"/%25", x.operator, nil), 404, nil) // no pattern
+	x.want(x.do("DELETE", api.PathTokens+"/"+ids["operator made at the first start"], x.operator, nil), 409, nil)
+	x.restart()
+	x.want(x.do("POST", api.PathCheckin, made.Token, head), 401, nil)
+	if got := list(); len(got) != 2 {
+		t.Errorf("tokens after revoking one: %v, want two", got)
+	}
+	another, err := x.s.NewOperatorToken(t.Context(), "another")
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.want(x.do("DELETE", api.PathTokens+"/"+ids["operator made at the first start"], another, nil), 204, nil)
+	x.want(x.do("GET", api.PathDevices, x.operator, nil), 401, nil)
 }
 
 func TestPublishRefuses(t *testing.T) {

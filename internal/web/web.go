@@ -253,6 +253,8 @@ func (s *Server) routes() http.Handler {
 	handle("GET "+api.PathGroup, s.operator(s.showGroup))
 	handle("PUT "+api.PathGroup, s.operator(s.changeGroup))
 	handle("POST "+api.PathTokens, s.operator(s.makeToken))
+	handle("GET "+api.PathTokens, s.operator(s.listTokens))
+	handle("DELETE "+api.PathTokens+"/{id}", s.operator(s.revokeToken))
 	handle("GET "+api.PathEvents, s.operator(s.events))
 
 	door("GET /firmware", s.firmwareDocument)
