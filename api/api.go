@@ -136,8 +136,9 @@ type ReleaseOffer struct {
 // ImageOffer says where an image is.
 type ImageOffer struct {
 	Component string `json:"component"`
-	// URL is absolute, or relative to the URL of the check-in, which works
-	// behind address translation and proxies. It answers Range requests.
+	// URL is absolute, or begins with a slash and is below the server's URL as
+	// the device knows it, path included: that works behind address translation
+	// and proxies. It answers Range requests.
 	URL    string   `json:"url"`
 	Size   int64    `json:"size"` // bytes
 	SHA256 ota.Hash `json:"sha256"`

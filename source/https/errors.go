@@ -130,8 +130,11 @@ func (s *Source) refusal(op string, u *url.URL, resp *http.Response) *Error {
 	e.Hint = hint
 	switch resp.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		if !sameOrigin(u, s.base) {
-			break // an address that the other side gave us; our credentials are not the point
+		if !s.wantsCredentials(u) {
+			if e.Hint == "" {
+				e.Hint = "the server gave this address itself; are the clocks right?"
+			}
+			break
 		}
 		e.Code = ota.ErrAuthentication
 		if e.Hint != "" {
@@ -155,6 +158,20 @@ func (s *Source) refusal(op string, u *url.URL, resp *http.Response) *Error {
 		e.Hint = "a proxy could not reach the server"
 	}
 	return e
+}
+
+// wantsCredentials reports whether a refusal at u is about ours. At an address
+// that the other side gave us it is not: such addresses are all that is needed.
+func (s *Source) wantsCredentials(u *url.URL) bool {
+	switch {
+	case !sameOrigin(u, s.base):
+		return false
+	case s.cfg.Kind == Server:
+		return strings.HasPrefix(u.Path, s.base.JoinPath("/api/").Path)
+	case s.cfg.Kind == Manifest:
+		return u.Path == s.base.Path
+	}
+	return true
 }
 
 // bodyText returns what an error's body says, for people: api.Error, or else the

@@ -136,6 +136,9 @@ func newSource(cfg Config) (*Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("url: %w", err)
 	}
+	if base.Path == "" {
+		base.Path = "/" // the same, and JoinPath and comparisons need it
+	}
 	switch cfg.Kind {
 	case Server:
 		if base.RawQuery != "" {

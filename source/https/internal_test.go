@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/interlock-energy/ota/api"
@@ -71,6 +72,29 @@ func TestOrigin(t *testing.T) {
 		b, _ := url.Parse(tt.b)
 		if got := sameOrigin(a, b); got != tt.want {
 			t.Errorf("%s and %s: got %v, want %v", tt.a, tt.b, got, tt.want)
+		}
+	}
+}
+
+func TestOfferedAddresses(t *testing.T) {
+	for _, tt := range []struct{ base, ref, want string }{
+		{"https://h.example", "/d/x?e=1", "https://h.example/d/x?e=1"},
+		{"https://h.example/", "/d/x", "https://h.example/d/x"},
+		{"https://h.example/ota", "/d/x", "https://h.example/ota/d/x"},
+		{"https://h.example/ota/", "/d/x:y", "https://h.example/ota/d/x:y"},
+		{"https://h.example/ota", "d/x", "https://h.example/ota/d/x"},
+		{"https://h.example/ota", "https://s3.example/x?sig=1#f", "https://s3.example/x?sig=1"},
+		{"https://h.example/ota", "//cdn.example/x", "https://cdn.example/x"},
+	} {
+		s, err := New(Config{URL: tt.base, Device: "d1", Product: "bess"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.offered(tt.ref); err != nil || got.String() != tt.want {
+			t.Errorf("%s at %s: got %v, %v, want %s", tt.ref, tt.base, got, err, tt.want)
+		}
+		if got, want := s.apiURL(api.PathCheckin).Path, strings.TrimSuffix(s.base.Path, "/")+"/api/v1/checkin"; got != want {
+			t.Errorf("check-in at %s: got %s, want %s", tt.base, got, want)
 		}
 	}
 }

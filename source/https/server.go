@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/interlock-energy/ota"
@@ -26,7 +27,7 @@ const (
 // offer is the server's last answer to a check-in.
 type offer struct {
 	etag   string
-	signed []byte // nil: nothing for this device
+	signed []byte             // nil: nothing for this device
 	images map[ota.Hash]place // only under the source's lock
 }
 
@@ -106,16 +107,25 @@ func (s *Source) places(r *api.ReleaseOffer) (map[ota.Hash]place, error) {
 	if len(r.Images) == 0 || len(r.Images) > ota.MaxImages {
 		return nil, fmt.Errorf("it has %d images, want 1 to %d", len(r.Images), ota.MaxImages)
 	}
-	at := s.apiURL(api.PathCheckin)
 	images := make(map[ota.Hash]place, len(r.Images))
 	for _, im := range r.Images {
-		u, err := s.follow(at, im.URL)
+		u, err := s.offered(im.URL)
 		if err != nil {
 			return nil, fmt.Errorf("address of %q: %w", clean(im.Component, 64), err)
 		}
 		images[im.SHA256] = place{url: u}
 	}
 	return images, nil
+}
+
+// offered resolves an address in an offer. One that begins with a slash is below
+// the server's URL, path included: a server behind a proxy does not know where
+// devices see it.
+func (s *Source) offered(ref string) (*url.URL, error) {
+	if strings.HasPrefix(ref, "/") && !strings.HasPrefix(ref, "//") {
+		ref = "." + ref
+	}
+	return s.follow(s.base.JoinPath("/"), ref)
 }
 
 func (s *Source) notePoll(resp *http.Response, inBody int) {
