@@ -301,6 +301,9 @@ func retryAfter(resp *http.Response, now time.Time) time.Duration {
 		return min(time.Duration(n)*time.Second, maxRetryAfter)
 	}
 	if at, err := http.ParseTime(v); err == nil {
+		if sent, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+			now = sent // the server's clock against itself, as ours may start in 1970
+		}
 		return min(max(at.Sub(now), 0), maxRetryAfter)
 	}
 	return 0
