@@ -105,6 +105,7 @@ func (x *site) start() {
 		x.t.Fatal(err)
 	}
 	x.srv = httptest.NewTLSServer(x.s.Handler())
+	x.srv.Client().CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 }
 
 func (x *site) stop() {
@@ -156,9 +157,7 @@ func (x *site) do(method, path, token string, body any, headers ...string) answe
 		name, value, _ := strings.Cut(h, ": ")
 		req.Header.Set(name, value)
 	}
-	c := x.srv.Client()
-	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	res, err := c.Do(req)
+	res, err := x.srv.Client().Do(req)
 	if err != nil {
 		x.t.Fatal(err)
 	}
@@ -294,4 +293,24 @@ func (s signer) release(t testing.TB, m ota.Manifest, images ...[]byte) []byte {
 		t.Fatal(err)
 	}
 	return out.Bytes()
+}
+
+// One check-in through the whole handler, without the network: 304, and with a body.
+func BenchmarkCheckin(b *testing.B) {
+	key := newSigner(b)
+	x := newSite(b, web.Config{})
+	digest := x.publish(key.release(b, ota.Manifest{Version: "1.0.0"}, firmware(1, 1<<20)), "").Release.Digest
+	h := x.s.Handler()
+	body := `{"device":"rack-7","product":"bess","hardware":"rev2","version":"1.0.0","slot":"A","status":"IDLE","state":"idle"}`
+	for name, etag := range map[string]string{"304": `"` + digest + `"`, "200": ""} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				r := httptest.NewRequest("POST", api.PathCheckin, strings.NewReader(body))
+				r.Header.Set("Authorization", "Bearer "+x.device)
+				r.Header.Set("If-None-Match", etag)
+				h.ServeHTTP(httptest.NewRecorder(), r)
+			}
+		})
+	}
 }
