@@ -61,6 +61,11 @@ type Config struct {
 	MaxBackoff   time.Duration // after the retries the attempt pauses, 1 min doubling up to this; default 1 h
 	MaxTries     int           // restarts into a new slot that does not stay; default 3
 
+	// VerifyMD5 also checks an image's MD5, where the manifest has one, when the slot
+	// is read back. The SHA-256 of the same bytes is always checked and proves more;
+	// MD5 doubles the time of reading back. Default false.
+	VerifyMD5 bool
+
 	// BuildTime of this software, a lower bound of the time for devices whose
 	// clock starts in 1970. Default: none.
 	BuildTime time.Time

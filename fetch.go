@@ -78,7 +78,7 @@ func (m *Manager) fetchImage(ctx context.Context, r *Record, im *Image, before i
 		return fmt.Errorf("sync slot %s: %w", r.Slot, flashError(err))
 	}
 	m.set(StatusVerifying, nil)
-	return readBack(ctx, s, im)
+	return m.readBack(ctx, s, im)
 }
 
 // A transfer carries one image from the source into its slot.
@@ -225,7 +225,7 @@ func (m *Manager) verifyStaged(ctx context.Context, r Record) error {
 		if err != nil {
 			return fmt.Errorf("open slot %s for %s: %w", r.Slot, im.Component, err)
 		}
-		err = readBack(ctx, s, im)
+		err = m.readBack(ctx, s, im)
 		s.Close()
 		if err != nil {
 			return fmt.Errorf("verify slot %s: %w", r.Slot, err)
@@ -237,13 +237,11 @@ func (m *Manager) verifyStaged(ctx context.Context, r Record) error {
 
 // readBack compares what is on the medium with the manifest. The chunks were
 // verified one by one on the way in; this is the proof that they arrived.
-func readBack(ctx context.Context, s Slot, im *Image) error {
-	sha, sums := sha256.New(), []hash.Hash(nil)
-	sums = append(sums, sha)
+func (m *Manager) readBack(ctx context.Context, s Slot, im *Image) error {
+	sha := sha256.New()
 	var md hash.Hash
-	if im.MD5 != "" {
+	if im.MD5 != "" && m.cfg.VerifyMD5 {
 		md = md5.New()
-		sums = append(sums, md)
 	}
 	buf := make([]byte, min(readBackSize, (im.Size+4095)&^4095))
 	for at := int64(0); at < im.Size; {
@@ -258,8 +256,9 @@ func readBack(ctx context.Context, s Slot, im *Image) error {
 			}
 			return fmt.Errorf("%w: read back %s at %d of %d: %w", ErrFlashWrite, im.Component, at+int64(n), im.Size, err)
 		}
-		for _, h := range sums {
-			h.Write(b)
+		sha.Write(b)
+		if md != nil {
+			md.Write(b)
 		}
 		at += int64(n)
 	}

@@ -55,7 +55,7 @@ type Image struct {
 	Component string `json:"component"`
 	Size      int64  `json:"size"`          // bytes
 	SHA256    Hash   `json:"sha256"`        // of the whole image
-	MD5       string `json:"md5,omitempty"` // hex; for clients that know no better, checked if present
+	MD5       string `json:"md5,omitempty"` // hex; for clients that know no better
 	ChunkSize int64  `json:"chunk_size"`    // bytes; a power of two; the last chunk may be shorter
 	Chunks    Hashes `json:"chunks"`        // SHA-256 of each chunk, in order
 }

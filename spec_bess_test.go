@@ -2,8 +2,10 @@ package ota_test
 
 import (
 	"context"
+	"crypto/md5"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -222,6 +224,35 @@ func TestSpecBESSStateMachine(t *testing.T) {
 					t.Errorf("statuses:\n got %v\nwant %v", *seen, c.want)
 				}
 			}, c.other)
+		})
+	}
+}
+
+// Hash Verification: MD5 and SHA256.
+func TestSpecBESSHashVerification(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*ota.Image)
+		check  bool
+		want   string // version
+		reason string
+	}{
+		{"SHA256 right", func(im *ota.Image) {}, false, "1.0.1", ""},
+		{"SHA256 wrong", func(im *ota.Image) { im.SHA256[0] ^= 1 }, false, "1.0.0", "reads back with SHA-256"},
+		{"MD5 right", func(im *ota.Image) { im.MD5 = fmt.Sprintf("%x", md5.Sum(v101.Image)) }, true, "1.0.1", ""},
+		{"MD5 wrong", func(im *ota.Image) { im.MD5 = fmt.Sprintf("%x", md5.Sum(v100.Image)) }, true, "1.0.0", "has MD5"},
+		{"MD5 wrong and not asked for", func(im *ota.Image) { im.MD5 = fmt.Sprintf("%x", md5.Sum(v100.Image)) }, false, "1.0.1", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			device(t, func(t *testing.T, d *otatest.Device) {
+				configure(d, func(cfg *ota.Config) { cfg.VerifyMD5 = c.check })
+				d.Source.Change = func(m *ota.Manifest) { c.change(&m.Images[0]) }
+				live(t, d)
+				wantRunning(t, d, c.want)
+				if c.reason != "" && !strings.Contains(d.Source.Reports[0].Reason, c.reason) {
+					t.Errorf("reason %q, want %q", d.Source.Reports[0].Reason, c.reason)
+				}
+			})
 		})
 	}
 }
