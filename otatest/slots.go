@@ -301,6 +301,14 @@ func (s *slotsTest) writtenAgain() {
 	mixed := bytes.Clone(second)
 	copy(mixed[2*s.ChunkSize:], first[2*s.ChunkSize:3*s.ChunkSize])
 	s.wantContent(sl, mixed)
+	// What is read behind a place that was read before must not be from before the
+	// write, even if the slot reads ahead.
+	s.wantContent(sl, mixed[:3*s.ChunkSize])
+	s.write(sl, first[:4*s.ChunkSize], 3)
+	got := make([]byte, s.ChunkSize)
+	if _, err := sl.ReadAt(got, int64(3*s.ChunkSize)); err != nil || !bytes.Equal(got, first[3*s.ChunkSize:4*s.ChunkSize]) {
+		s.Errorf("after a read, a write behind it, and a read of that: got other bytes (%v)", err)
+	}
 }
 
 func (s *slotsTest) smallerAfterLarger() {

@@ -173,7 +173,7 @@ func TestBootControlCuts(t *testing.T) {
 			first := cutTest{t, d, test.act.do}
 			for at := 1; ; at++ {
 				came := false
-				for _, cut := range cuts(at, 4, 1, 512, 4096) {
+				for _, cut := range cuts(at, 2, 512, 4096) { // times those of the PowerOn after it
 					var after *otatest.Disk
 					if after, came = first.run(cut); !came {
 						break
@@ -280,6 +280,69 @@ func TestOneCopyRots(t *testing.T) {
 		}
 	}
 }
+
+// With one copy rotten, the other is all there is. It must not be written over
+// before the rotten one is good again on the medium, and not only in the cache,
+// where a process that was killed or a sync that failed has left it.
+func TestOneCopyRottenAndCut(t *testing.T) {
+	ctx := t.Context()
+	base, s := diskDevice(t)
+	for _, err := range []error{s.Try(ctx, "B"), powerOnErr(t, s), s.MarkGood(ctx)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Whatever happens below, B is good. To lose both copies would bring A.
+	markGood := func(s *file.Slots) error { return s.MarkGood(ctx) }
+	for _, copyAt := range []int64{0, 65536} {
+		rotten := base.Clone()
+		if err := rotten.Rot(bootFile, copyAt+100); err != nil {
+			t.Fatal(err)
+		}
+		var begun []*otatest.Disk
+		for at := 1; ; at++ {
+			came := false
+			for _, how := range []otatest.How{otatest.Before, otatest.After, otatest.Torn} {
+				var d *otatest.Disk
+				d, came = cutTest{t, rotten, markGood}.run(otatest.Cut{At: at, How: how, Agent: true})
+				begun = append(begun, d)
+			}
+			for _, did := range []bool{false, true} {
+				d := rotten.Clone()
+				d.OnEffect = func(n int, _ string) otatest.Fault {
+					if n == at {
+						return otatest.Fault{Err: syscall.EIO, Did: did}
+					}
+					return otatest.Fault{}
+				}
+				if err := markGood(open(t, d)); came && err == nil {
+					t.Errorf("fault at effect %d: got no error", at)
+				}
+				d.OnEffect = nil
+				begun = append(begun, d)
+			}
+			if !came {
+				break
+			}
+		}
+		for i, d := range begun {
+			for at := 1; ; at++ {
+				came := false
+				for _, cut := range cuts(at, 2, 512, 4096) {
+					var after *otatest.Disk
+					if after, came = (cutTest{t, d, markGood}).run(cut); came {
+						wantPowerOn(t, after, []string{"B"}, fmt.Sprintf("copy at %d rotten, beginning %d, then %v", copyAt, i, cut))
+					}
+				}
+				if !came {
+					break
+				}
+			}
+		}
+	}
+}
+
+func powerOnErr(t *testing.T, s *file.Slots) error { _, err := s.PowerOn(t.Context()); return err }
 
 func TestBothCopiesRot(t *testing.T) {
 	write := func(d *otatest.Disk, name string, content []byte) {
@@ -457,15 +520,17 @@ func FuzzBootControl(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(valid)
-	f.Add(valid[:512])
-	f.Add(make([]byte, 66048))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Add(valid[:512], valid[:512])
+	f.Add([]byte{}, make([]byte, 512))
+	f.Fuzz(func(t *testing.T, first, second []byte) {
 		d := otatest.NewDisk()
 		if err := file.FormatOn(d, file.Config{Dir: "/device"}, map[string]io.Reader{"controller": strings.NewReader("image")}); err != nil {
 			t.Fatal(err)
 		}
-		if err := durable.WriteFile(d, bootFile, b, 0o600); err != nil {
+		whole := make([]byte, 65536+max(512, len(second)))
+		copy(whole, first)
+		copy(whole[65536:], second)
+		if err := durable.WriteFile(d, bootFile, whole, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		s := open(t, d)
