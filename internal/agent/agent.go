@@ -1,0 +1,344 @@
+// Package agent is everything that interlockd does, as a library: the daemon is
+// one call of it, and the demo runs several agents in one process.
+//
+// Start with [Load] or a [Config] of your own, then [New] and [Agent.Run]. The
+// agent reads its configuration, connects sources, slots, gate, health checks and
+// hooks with a manager of package ota, answers at the control socket, and tells
+// its server what it does. With slot.run it also plays the bootloader, and runs
+// what is in the booted slot as a process.
+//
+// What is promised: a configuration that is not clear is refused before anything
+// is touched, and above all one that leaves open whether the battery is looked
+// at. Telling others what happens, to the console, a log, the server or a hook,
+// never holds up an update, with the exception of the hooks that are there to
+// hold it up.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/gate/bms"
+	"github.com/interlock-energy/ota/internal/control"
+	"github.com/interlock-energy/ota/internal/logfile"
+	"github.com/interlock-energy/ota/internal/sdnotify"
+	"github.com/interlock-energy/ota/internal/supervise"
+	"github.com/interlock-energy/ota/slot/file"
+	"github.com/interlock-energy/ota/store"
+)
+
+// DefaultStateDir is where the record is if the configuration names no other place.
+const DefaultStateDir = "/var/lib/interlock"
+
+const noSocket = "none"
+
+// Agent is the agent of one device.
+type Agent struct {
+	cfg     Config
+	log     *slog.Logger
+	logFile *logfile.Writer // or nil
+	verify  ota.Verify
+	read    bms.Reader // nil: no battery
+	guard   *bms.Guard // nil: no battery
+	gate    ota.Gate
+	checks  []check
+	suspend ota.SuspendAt
+	started time.Time
+	alive   alive
+	hub     control.Hub
+	events  chan event
+	restart chan struct{} // the manager wants the device restarted; slot.run only
+	pushNow chan struct{} // something is worth telling the server
+	record  atomic.Pointer[ota.Record]
+
+	mu         sync.Mutex
+	store      *store.File
+	slots      *file.Slots
+	mgr        *ota.Manager // nil: none now
+	snap       ota.Snapshot // of the last manager, while there is none
+	sources    *sourceSet
+	reading    bms.Reading
+	readErr    error
+	changed    bool      // thresholds, since the start
+	notStarted string    // why firmware did not start last time
+	noUpdates  string    // why there is no manager
+	published  time.Time // progress
+}
+
+// New checks cfg and returns the agent. It reads the files that cfg names, such
+// as keys, and changes nothing. Call [Agent.Run], or [Agent.Close].
+func New(cfg Config) (a *Agent, err error) {
+	a = &Agent{cfg: cfg, started: time.Now(), events: make(chan event, maxEvents),
+		restart: make(chan struct{}, 1), pushNow: make(chan struct{}, 1)}
+	if a.logFile, a.log, err = newLog(&cfg); err != nil {
+		return nil, fmt.Errorf("configure the agent: %w", err)
+	}
+	if err := a.fill(); err != nil {
+		a.Close()
+		return nil, fmt.Errorf("configure the agent: %w", err)
+	}
+	return a, nil
+}
+
+// fill sets defaults and makes what does not change while the agent runs.
+func (a *Agent) fill() (err error) {
+	c := &a.cfg
+	c.Version = orDefault(c.Version, "dev")
+	c.StateDir = orDefault(c.StateDir, DefaultStateDir)
+	c.Control.Socket = orDefault(c.Control.Socket, control.DefaultSocket)
+	c.Slot.Component = orDefault(c.Slot.Component, defaultComponent)
+	if c.Getenv == nil {
+		c.Getenv = func(string) string { return "" }
+	}
+	a.alive.limit = time.Duration(orDefault(c.Watchdog.MaxCall, Duration(10*time.Minute)))
+	if err := c.check(); err != nil {
+		return err
+	}
+	if a.suspend, err = suspendAt(c.Suspend); err != nil {
+		return err
+	}
+	if a.verify, err = newVerify(c); err != nil {
+		return err
+	}
+	if a.read, err = newReader(&c.Battery); err != nil {
+		return err
+	}
+	if a.read != nil {
+		if a.guard, err = bms.New(a.read, thresholds(&c.Battery)); err != nil {
+			return fmt.Errorf("battery: %w", err)
+		}
+	}
+	if a.gate, err = newGates(c, a.guard); err != nil {
+		return err
+	}
+	for i := range c.Health {
+		k, err := newCheck(&c.Health[i], a.read, func() bms.Thresholds { return a.guard.Thresholds() })
+		if err != nil {
+			return fmt.Errorf("health, check %d: %w", i+1, err)
+		}
+		a.checks = append(a.checks, k)
+	}
+	if a.slots, err = a.newSlots(a.askRestart); err != nil {
+		return err
+	}
+	version := "0"
+	if !c.Slot.Run {
+		if version, err = c.Device.runningVersion(); err != nil {
+			return err
+		}
+	}
+	if _, err := a.newSources(version); err != nil {
+		return err
+	}
+	a.snap = ota.Snapshot{State: ota.Idle, Since: a.started}
+	// The manager has the last word on what the values mean.
+	_, err = ota.New(a.managerConfig(context.Background(), version, struct{ ota.Source }{}, nil))
+	return err
+}
+
+// Close ends the log file. Run does it, too.
+func (a *Agent) Close() {
+	if a.logFile == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := a.logFile.Close(ctx); err != nil {
+		a.log.Warn("close the log file", "error", err)
+	}
+}
+
+// Run works until ctx ends, and returns nil then. It may be called once.
+func (a *Agent) Run(ctx context.Context) (err error) {
+	defer a.Close()
+	ctx, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer func() {
+		stop()
+		a.hub.Close()
+		wg.Wait()
+	}()
+	st, err := store.Open(filepath.Join(a.cfg.StateDir, "record"))
+	if err != nil {
+		return fmt.Errorf("open the record in %s: %w", a.cfg.StateDir, err)
+	}
+	st.Log = a.log
+	defer func() { err = errors.Join(err, st.Close()) }()
+	a.mu.Lock()
+	a.store = st
+	a.mu.Unlock()
+	if err := a.makeDevice(); err != nil {
+		return err
+	}
+	if a.cfg.Control.Socket != noSocket {
+		l, err := control.Listen(a.cfg.Control.Socket)
+		if err != nil {
+			return err
+		}
+		wg.Go(func() {
+			if err := control.Serve(ctx, l, a, a.log); err != nil {
+				a.log.Error("the control socket does not answer any more", "error", err)
+			}
+		})
+	}
+	for _, w := range a.Warnings() {
+		a.log.Warn(w)
+	}
+	a.log.Info("agent", "device", a.cfg.Device.ID, "product", a.cfg.Device.Product, "version", a.cfg.Version, "sources", a.sourceNames())
+	notify := sdnotify.FromEnv(a.cfg.Getenv)
+	wg.Go(func() { a.feed(ctx, notify) })
+	wg.Go(func() { a.push(ctx) })
+	wg.Go(func() { a.observe(ctx) })
+	wg.Go(func() { a.runEvents(ctx) })
+	a.notify(notify, sdnotify.Ready)
+	defer a.notify(notify, sdnotify.Stopping)
+	if a.cfg.Slot.Run {
+		return a.powered(ctx)
+	}
+	version, err := a.cfg.Device.runningVersion()
+	if err != nil {
+		return err
+	}
+	err = a.manage(ctx, version, nil)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// makeDevice puts the factory image into a directory that is no device yet.
+func (a *Agent) makeDevice() error {
+	s := &a.cfg.Slot
+	if s.Factory == "" {
+		return nil
+	}
+	c := a.fileConfig(nil)
+	boot := orDefault(c.BootFile, filepath.Join(c.Dir, "boot"))
+	if _, err := os.Stat(boot); err == nil {
+		return nil
+	}
+	f, err := os.Open(s.Factory)
+	if err != nil {
+		return fmt.Errorf("open the factory image: %w", err)
+	}
+	defer f.Close()
+	a.log.Info("making a new device", "factory", s.Factory, "boot", boot)
+	return file.Format(c, map[string]io.Reader{s.Component: f})
+}
+
+// manage runs a manager for firmware of this version until ctx ends, a restart is
+// asked for, or the firmware ends by itself; what happened is the error.
+func (a *Agent) manage(ctx context.Context, version string, firmware *supervise.Firmware) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel(nil)
+	src, err := a.newSources(version)
+	if err != nil {
+		return err
+	}
+	mgr, err := ota.New(a.managerConfig(ctx, version, src.asSource(), firmware))
+	if err != nil {
+		return err
+	}
+	wg.Go(func() { src.run(ctx) })
+	wg.Go(func() { src.due(ctx, src.checks, a.interval) })
+	a.mu.Lock()
+	a.mgr, a.sources, a.noUpdates = mgr, src, ""
+	a.mu.Unlock()
+	a.publish(control.KindStatus)
+	ended := make(chan error, 1)
+	wg.Go(func() { ended <- mgr.Run(ctx) })
+	defer func() {
+		a.mu.Lock()
+		a.snap, a.mgr = mgr.Snapshot(), nil
+		a.mu.Unlock()
+	}()
+	var gone <-chan struct{}
+	if firmware != nil {
+		gone = firmware.Done()
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	case <-a.restart:
+		cancel(errRestart)
+	case <-gone:
+		cancel(firmware.Err())
+	}
+	<-ended
+	return context.Cause(ctx)
+}
+
+// managerConfig is the manager's part of the configuration.
+func (a *Agent) managerConfig(ctx context.Context, version string, src ota.Source, firmware *supervise.Firmware) ota.Config {
+	c := &a.cfg
+	out := ota.Config{
+		Product: c.Device.Product, Hardware: c.Device.Hardware, Version: version, SecurityVersion: c.Device.SecurityVersion,
+		Source: src, Verify: a.verify, Slots: watchedSlots{a.slots, &a.alive}, Store: watchedStore{a.store, a},
+		Gate: func(ctx context.Context, m *ota.Manifest, at ota.Moment) error {
+			defer a.alive.enter("asking the gate")()
+			return a.gate(ctx, m, at)
+		},
+		Hooks: a.hooks(ctx), Suspend: a.suspend,
+		StartupDelay: time.Duration(valueOr(c.StartupDelay, Duration(10*time.Second))), Automatic: c.AutomaticUpdate,
+		NoRollback: !valueOr(c.AllowRollback, true), RollbackTimeout: c.rollbackTimeout(),
+		ValidationTime: time.Duration(valueOr(c.ValidationTime, Duration(10*time.Second))), MaxTries: c.MaxTries,
+		Retries: valueOr(c.Retries, 3), RetryDelay: time.Duration(c.RetryDelay), StallTimeout: time.Duration(c.StallTimeout),
+		MaxBackoff: time.Duration(c.MaxBackoff), BuildTime: c.Built, Log: a.log,
+	}
+	if out.StartupDelay == 0 {
+		out.StartupDelay = 1 // 0 is the default of the manager, 10 s
+	}
+	if out.Retries == 0 {
+		out.Retries = -1 // none
+	}
+	if len(a.checks) > 0 || firmware != nil {
+		// Firmware that ended is noticed by manage; that it said its version and
+		// runs is what is asked of it without any check.
+		out.Healthy = func(ctx context.Context) error {
+			defer a.alive.enter("asking whether the firmware is healthy")()
+			return healthy(ctx, a.checks)
+		}
+	}
+	return out
+}
+
+// askRestart restarts the device: by the configured command, or in this process.
+func (a *Agent) askRestart(ctx context.Context) error {
+	if a.cfg.Slot.Run {
+		select {
+		case a.restart <- struct{}{}:
+		default:
+		}
+		return nil
+	}
+	_, err := a.cfg.Slot.Reboot.run(ctx, time.Minute, nil)
+	return err
+}
+
+// now is the time, by the latest that is known for sure, see [ota.Config.BuildTime].
+func (a *Agent) now() time.Time {
+	now := time.Now()
+	if a.cfg.Built.After(now) {
+		now = a.cfg.Built
+	}
+	if r := a.record.Load(); r != nil && r.NewestTime.After(now) {
+		now = r.NewestTime
+	}
+	return now
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

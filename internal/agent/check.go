@@ -1,0 +1,175 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/internal/logfile"
+)
+
+// check refuses what is missing, and what is said twice.
+func (c *Config) check() error {
+	d := &c.Device
+	for _, f := range []struct{ key, value string }{{"device.id", d.ID}, {"device.product", d.Product}} {
+		if f.value == "" {
+			return fmt.Errorf("%s is missing", f.key)
+		}
+		if err := ota.CheckName(f.value); err != nil {
+			return fmt.Errorf("%s: %w", f.key, err)
+		}
+	}
+	var versions []string
+	for _, v := range []struct {
+		key   string
+		given bool
+	}{{"device.version", d.Version != ""}, {"device.version_file", d.VersionFile != ""}, {"slot.run", c.Slot.Run}} {
+		if v.given {
+			versions = append(versions, v.key)
+		}
+	}
+	switch {
+	case len(versions) == 0:
+		return errors.New("the running version is not known: set device.version, device.version_file, or slot.run, which asks the firmware")
+	case len(versions) > 1:
+		return fmt.Errorf("%s are given, and each says what the running version is; keep one", strings.Join(versions, " and "))
+	case c.Source == nil && len(c.Sources) == 0:
+		return errors.New("source is missing: where do releases come from?")
+	case c.Source != nil && len(c.Sources) > 0:
+		return errors.New("source and sources are both given; keep one")
+	case c.CheckInterval != 0 && c.CheckIntervalMS != nil:
+		return errors.New("check_interval and check_interval_ms are both given; keep one")
+	case c.RollbackTimeout != 0 && c.RollbackTimeoutMS != nil:
+		return errors.New("rollback_timeout and rollback_timeout_ms are both given; keep one")
+	case c.CheckIntervalMS != nil && *c.CheckIntervalMS < 0:
+		return fmt.Errorf("check_interval_ms is %d, want 0 or more", *c.CheckIntervalMS)
+	case c.RollbackTimeoutMS != nil && *c.RollbackTimeoutMS <= 0:
+		return fmt.Errorf("rollback_timeout_ms is %d, want more than 0", *c.RollbackTimeoutMS)
+	case c.Retries != nil && *c.Retries < 0:
+		return fmt.Errorf("retries is %d, want 0 or more", *c.Retries)
+	case c.MaxTries < 0:
+		return fmt.Errorf("max_tries is %d, want 1 or more", c.MaxTries)
+	case c.Keys.Threshold < 0:
+		return fmt.Errorf("keys.threshold is %d, want 1 or more", c.Keys.Threshold)
+	}
+	for name, h := range map[string]*Hook{"check_start": &c.Hooks.CheckStart, "suspend": &c.Hooks.Suspend, "resume": &c.Hooks.Resume, "event": &c.Hooks.Event} {
+		if h.Timeout != 0 && len(h.Command) == 0 {
+			return fmt.Errorf("hooks.%s has a timeout and no command", name)
+		}
+	}
+	if len(c.Hooks.Suspend.Command) > 0 && len(c.Hooks.Resume.Command) == 0 {
+		return errors.New("hooks.suspend is set and hooks.resume is not: after a failed update nothing would start the plant again")
+	}
+	return c.Slot.check()
+}
+
+func (s *Slot) check() error {
+	switch {
+	case s.Kind != "file": // newSlots says what is wrong
+		return nil
+	case s.Dir == "" && (len(s.Components) == 0 || s.BootFile == ""):
+		return errors.New("slot.dir is missing, or slot.components and slot.boot_file instead")
+	case s.Run && (len(s.Booted.Command) > 0 || s.Booted.Cmdline != "" || len(s.Reboot) > 0):
+		return errors.New("slot.run makes the agent the bootloader, so slot.booted and slot.reboot have nothing to say; remove them")
+	case s.Run && len(s.Components) > 0 && s.Components[s.Component] == [2]string{}:
+		return fmt.Errorf("slot.component is %s, and slot.components has only %s", s.Component, strings.Join(sortedKeys(s.Components), ", "))
+	case s.Run:
+		return nil
+	case len(s.Booted.Command) > 0 && s.Booted.Cmdline != "":
+		return errors.New("slot.booted.command and slot.booted.cmdline are both given; keep one")
+	case len(s.Booted.Command) == 0 && s.Booted.Cmdline == "":
+		return errors.New("nobody says which slot is booted: set slot.run, slot.booted.command or slot.booted.cmdline")
+	case len(s.Reboot) == 0:
+		return errors.New("slot.reboot is missing: the command that restarts the device, for example [systemctl, reboot]")
+	}
+	return nil
+}
+
+// runningVersion reads the version of a device whose firmware the agent does not run.
+func (d *Device) runningVersion() (string, error) {
+	if d.VersionFile == "" {
+		return d.Version, nil
+	}
+	b, err := readSmall(d.VersionFile)
+	if err != nil {
+		return "", fmt.Errorf("device.version_file: %w", err)
+	}
+	v := firstLine(b)
+	if err := ota.CheckVersion(v); err != nil {
+		return "", fmt.Errorf("device.version_file %s: %w", d.VersionFile, err)
+	}
+	return v, nil
+}
+
+func (c *Config) rollbackTimeout() time.Duration {
+	if c.RollbackTimeoutMS != nil {
+		return time.Duration(*c.RollbackTimeoutMS) * time.Millisecond
+	}
+	return time.Duration(c.RollbackTimeout)
+}
+
+func (c *Config) checkInterval() time.Duration {
+	if c.CheckIntervalMS != nil {
+		return time.Duration(*c.CheckIntervalMS) * time.Millisecond
+	}
+	return time.Duration(c.CheckInterval)
+}
+
+func suspendAt(s string) (ota.SuspendAt, error) {
+	switch s {
+	case "", "before_restart":
+		return ota.SuspendBeforeRestart, nil
+	case "before_check":
+		return ota.SuspendBeforeCheck, nil
+	}
+	return 0, fmt.Errorf("suspend is %q, want before_restart or before_check", s)
+}
+
+// newLog makes the log. The writer is nil if no file is configured.
+func newLog(c *Config) (*logfile.Writer, *slog.Logger, error) {
+	level, err := logLevel(c.Logs.Level, slog.LevelInfo)
+	if err != nil {
+		return nil, nil, fmt.Errorf("logs.level: %w", err)
+	}
+	var handlers []slog.Handler
+	if c.Log != nil {
+		handlers = append(handlers, c.Log.Handler())
+	} else if valueOr(c.Logs.Console, true) {
+		handlers = append(handlers, slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	}
+	var w *logfile.Writer
+	if f := c.Logs.File; f != nil {
+		if f.Path == "" {
+			return nil, nil, errors.New("logs.file.path is missing")
+		}
+		fileLevel, err := logLevel(f.Level, level)
+		if err != nil {
+			return nil, nil, fmt.Errorf("logs.file.level: %w", err)
+		}
+		if w, err = logfile.New(logfile.Config{Path: f.Path, MaxSize: f.MaxSize, Files: f.Files, Level: fileLevel}); err != nil {
+			return nil, nil, fmt.Errorf("logs.file: %w", err)
+		}
+		handlers = append(handlers, w.Handler())
+	}
+	return w, slog.New(logfile.Tee(handlers...)), nil
+}
+
+func logLevel(s string, byDefault slog.Level) (slog.Level, error) {
+	switch s {
+	case "":
+		return byDefault, nil
+	case "debug":
+		return slog.LevelDebug, nil
+	case "info":
+		return slog.LevelInfo, nil
+	case "warn":
+		return slog.LevelWarn, nil
+	case "error":
+		return slog.LevelError, nil
+	}
+	return 0, fmt.Errorf("%q is not known, want debug, info, warn or error", s)
+}

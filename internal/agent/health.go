@@ -1,0 +1,129 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/interlock-energy/ota/gate/bms"
+)
+
+const healthTimeout = 10 * time.Second
+
+// check is one configured check of the firmware on trial.
+type check struct {
+	name    string
+	timeout time.Duration
+	do      func(context.Context) error
+}
+
+// newCheck makes the check that h describes. The reader is nil if the device has
+// no battery, and limits says what it must be like.
+func newCheck(h *Health, read bms.Reader, limits func() bms.Thresholds) (check, error) {
+	c := check{name: h.Name, timeout: time.Duration(orDefault(h.Timeout, Duration(healthTimeout)))}
+	kinds := 0
+	add := func(name string, do func(context.Context) error) {
+		kinds++
+		c.name, c.do = orDefault(c.name, name), do
+	}
+	if len(h.Command) > 0 {
+		add("command "+h.Command.String(), func(ctx context.Context) error {
+			_, err := h.Command.run(ctx, c.timeout, nil)
+			return err
+		})
+	}
+	if h.HTTP != "" {
+		if _, err := webURL(h.HTTP); err != nil {
+			return c, fmt.Errorf("http: %w", err)
+		}
+		add("http "+h.HTTP, func(ctx context.Context) error { return getOK(ctx, h.HTTP) })
+	}
+	if h.TCP != "" {
+		if _, port, err := net.SplitHostPort(h.TCP); err != nil || port == "" {
+			return c, fmt.Errorf("tcp: %q is not host:port", h.TCP)
+		}
+		add("tcp "+h.TCP, func(ctx context.Context) error {
+			var d net.Dialer
+			conn, err := d.DialContext(ctx, "tcp", h.TCP)
+			if err != nil {
+				return err
+			}
+			return conn.Close()
+		})
+	}
+	if h.Battery != "" {
+		if h.Battery != "fresh" && h.Battery != "within_limits" {
+			return c, fmt.Errorf("battery is %q, want fresh or within_limits", h.Battery)
+		}
+		if read == nil {
+			return c, errors.New("battery: this device is configured without one")
+		}
+		add("battery "+h.Battery, func(ctx context.Context) error { return batteryOK(ctx, read, limits(), h.Battery == "within_limits") })
+	}
+	if kinds != 1 {
+		return c, fmt.Errorf("%d of command, http, tcp and battery are given, want one", kinds)
+	}
+	return c, nil
+}
+
+func getOK(ctx context.Context, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	req.Close = true // each check asks anew, also for a connection
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 300))
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		return fmt.Errorf("status %s: %q", resp.Status, body)
+	}
+	return err
+}
+
+// batteryOK reports whether readings are back: complete, plausible and fresh.
+// Whether they would allow an update is another question, which only
+// withinLimits asks: current flows again, and rightly, when firmware does its work.
+func batteryOK(ctx context.Context, read bms.Reader, limits bms.Thresholds, withinLimits bool) error {
+	r, err := read(ctx)
+	if err != nil {
+		return err
+	}
+	if !withinLimits {
+		limits = bms.Thresholds{MinSoC: 0, MinTemperature: -60, MaxTemperature: 120, MaxCurrent: 10_000, MaxAge: limits.MaxAge}
+	}
+	return bms.Decide(r, limits, nil, time.Now())
+}
+
+// healthy asks all checks at the same time, and names every one that fails.
+func healthy(ctx context.Context, checks []check) error {
+	errs := make([]error, len(checks))
+	var wg sync.WaitGroup
+	for i, c := range checks {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, fmt.Errorf("no answer within %v", c.timeout))
+			defer cancel()
+			if err := c.do(ctx); err != nil {
+				if ctx.Err() != nil {
+					err = context.Cause(ctx)
+				}
+				errs[i] = fmt.Errorf("health check %s: %w", c.name, err)
+			}
+		})
+	}
+	wg.Wait()
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	if len(errs) == 0 {
+		return nil
+	}
+	return together(errs)
+}

@@ -1,0 +1,223 @@
+package agent
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// maxConfig bounds a configuration file, in bytes.
+const maxConfig = 1 << 20
+
+// Load reads the configuration file at path. A key that is not known is an
+// error with its line and the key that was probably meant, for a misspelt limit
+// must not be a limit that is not set. Relative paths in the file are relative
+// to the file's directory. What the values mean together is checked by [New].
+func Load(path string) (Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("read the configuration: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	if err == nil && len(b) > maxConfig {
+		err = fmt.Errorf("it is more than %d bytes", maxConfig)
+	}
+	if err != nil {
+		return Config{}, fmt.Errorf("read the configuration %s: %w", path, err)
+	}
+	cfg, err := parse(b)
+	if err != nil {
+		return Config{}, fmt.Errorf("read the configuration %s: %w", path, err)
+	}
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return Config{}, fmt.Errorf("read the configuration %s: %w", path, err)
+	}
+	cfg.resolve(dir)
+	return cfg, nil
+}
+
+func parse(b []byte) (cfg Config, err error) {
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	d.KnownFields(true)
+	err = d.Decode(&cfg)
+	if errors.Is(err, io.EOF) {
+		return cfg, errors.New("it is empty")
+	}
+	if err == nil && !errors.Is(d.Decode(new(yaml.Node)), io.EOF) {
+		return cfg, errors.New("a second document follows after ---; only one is read")
+	}
+	if te, ok := errors.AsType[*yaml.TypeError](err); ok {
+		for i, e := range te.Errors {
+			te.Errors[i] = plain(e)
+		}
+		return cfg, errors.New(strings.Join(te.Errors, "; "))
+	}
+	if err != nil {
+		return cfg, errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	return cfg, nil
+}
+
+var (
+	unknownField = regexp.MustCompile(`^(line \d+): field (.*) not found in type agent\.(\w+)$`)
+	twice        = regexp.MustCompile(`^(line \d+): mapping key "(.*)" already defined at line (\d+)$`)
+	wrongType    = regexp.MustCompile("^(line \\d+): cannot unmarshal !!(\\w+)(?: `(.*)`)? into (.*)$")
+)
+
+// plain says an error of the YAML package to people who do not write Go.
+func plain(e string) string {
+	if m := unknownField.FindStringSubmatch(e); m != nil {
+		known := knownKeys[m[3]]
+		where := ""
+		if m[3] != "Config" {
+			where = " in this section"
+		}
+		if near := nearest(m[2], known); near != "" {
+			return fmt.Sprintf("%s: unknown key %q%s; did you mean %q?", m[1], m[2], where, near)
+		}
+		return fmt.Sprintf("%s: unknown key %q%s; known are %s", m[1], m[2], where, strings.Join(known, ", "))
+	}
+	if m := twice.FindStringSubmatch(e); m != nil {
+		return fmt.Sprintf("%s: key %q is there already, in line %s", m[1], m[2], m[3])
+	}
+	if m := wrongType.FindStringSubmatch(e); m != nil {
+		got := map[string]string{"map": "a section", "seq": "a list", "str": "text", "int": "a number", "float": "a number with a point", "bool": "true or false"}[m[2]]
+		if m[3] != "" {
+			got = fmt.Sprintf("%q", m[3])
+		}
+		return fmt.Sprintf("%s: got %s, want %s", m[1], got, kindOf(m[4]))
+	}
+	return e
+}
+
+func kindOf(goType string) string {
+	switch {
+	case goType == "bool":
+		return "true or false"
+	case goType == "string":
+		return "text"
+	case strings.HasPrefix(goType, "int"), strings.HasPrefix(goType, "uint"):
+		return "a whole number"
+	case strings.HasPrefix(goType, "float"):
+		return "a number"
+	case strings.HasPrefix(goType, "[]"), strings.HasPrefix(goType, "[2]"):
+		return "a list"
+	}
+	return "a section with keys"
+}
+
+// knownKeys are the keys of each section, by the name of its type. A test
+// compares them with the types.
+var knownKeys = map[string][]string{
+	"Config": {"device", "state_dir", "source", "sources", "verify_signature", "keys", "check_interval", "check_interval_ms", "startup_delay",
+		"automatic_update", "allow_rollback", "rollback_timeout", "rollback_timeout_ms", "validation_time", "max_tries", "retries", "retry_delay",
+		"stall_timeout", "max_backoff", "suspend", "battery", "dwell", "windows", "health", "hooks", "logs", "slot", "control", "watchdog"},
+	"Device": {"id", "product", "hardware", "version", "version_file", "security_version"},
+	"Source": {"kind", "https", "media", "sd_card", "usb"},
+	"HTTPS": {"url", "kind", "cert_pem", "cert_pem_file", "basic_auth_user", "basic_auth_pass", "basic_auth_pass_file", "token", "token_file",
+		"client_cert_file", "client_key_file", "allow_plain", "read_buffer", "connect_timeout", "response_timeout"},
+	"Media":    {"path", "poll"},
+	"SDCard":   {"filepath"},
+	"USB":      {"device_path"},
+	"Keys":     {"files", "public_key_pem", "threshold"},
+	"Battery":  {"reader", "path", "url", "timeout", "min_soc", "max_temperature", "min_temperature", "max_current", "max_age"},
+	"Health":   {"name", "command", "http", "tcp", "battery", "timeout"},
+	"Hooks":    {"check_start", "suspend", "resume", "event"},
+	"Hook":     {"command", "timeout"},
+	"Logs":     {"level", "console", "file"},
+	"LogFile":  {"path", "max_size", "files", "level"},
+	"Slot":     {"kind", "dir", "components", "boot_file", "capacity", "run", "component", "factory", "start_timeout", "stop_grace", "booted", "reboot"},
+	"Booted":   {"command", "cmdline"},
+	"Control":  {"socket"},
+	"Watchdog": {"max_call"},
+}
+
+// nearest returns the known word that s is a misspelling of, if one is near.
+func nearest(s string, known []string) string {
+	best, distance := "", 1+max(1, len(s)/3)
+	for _, k := range known {
+		if d := editDistance(strings.ToLower(s), k); d < distance {
+			best, distance = k, d
+		}
+	}
+	return best
+}
+
+// editDistance is that of Levenshtein.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// resolve makes relative paths absolute, so that it does not matter where the
+// agent was started.
+func (c *Config) resolve(dir string) {
+	paths := []*string{&c.StateDir, &c.Device.VersionFile, &c.Battery.Path, &c.Slot.Dir, &c.Slot.BootFile, &c.Slot.Factory}
+	if c.Control.Socket != noSocket {
+		paths = append(paths, &c.Control.Socket)
+	}
+	for i := range c.Keys.Files {
+		paths = append(paths, &c.Keys.Files[i])
+	}
+	for name, slots := range c.Slot.Components {
+		for i := range slots {
+			abs(dir, &slots[i])
+		}
+		c.Slot.Components[name] = slots
+	}
+	if c.Logs.File != nil {
+		paths = append(paths, &c.Logs.File.Path)
+	}
+	sources := slices.Clone(c.Sources)
+	if c.Source != nil {
+		sources = append(sources, *c.Source)
+	}
+	for _, s := range sources { // the sections are pointers
+		if h := s.HTTPS; h != nil {
+			paths = append(paths, &h.CertPEMFile, &h.BasicAuthPassFile, &h.TokenFile, &h.ClientCertFile, &h.ClientKeyFile)
+		}
+		if s.Media != nil {
+			paths = append(paths, &s.Media.Path)
+		}
+		if s.SDCard != nil {
+			paths = append(paths, &s.SDCard.FilePath)
+		}
+		if s.USB != nil {
+			paths = append(paths, &s.USB.DevicePath)
+		}
+	}
+	for _, p := range paths {
+		abs(dir, p)
+	}
+}
+
+func abs(dir string, p *string) {
+	if *p != "" && !filepath.IsAbs(*p) {
+		*p = filepath.Join(dir, *p)
+	}
+}

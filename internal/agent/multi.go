@@ -1,0 +1,232 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/interlock-energy/ota"
+)
+
+// named is a source with a name for messages.
+type named struct {
+	name string
+	ota.Source
+}
+
+// multi is the sources of a device as one. Latest asks each, and the newest
+// release that fits wins; Open goes to the source that offered it. It wakes the
+// manager when a source does, and when a check is due.
+type multi struct {
+	sources []named
+	verify  ota.Verify
+	fits    func(*ota.Manifest) bool       // a release that may be installed here, as far as that is known
+	skipped func(digest string) bool       // one that has failed here
+	checked func(err error)                // called after each Latest
+	enter   func(what string) (end func()) // see alive
+	log     *slog.Logger
+	wake    chan struct{} // has room for one
+
+	mu      sync.Mutex
+	offered map[string][]int // digest to those that offered it in the last check
+}
+
+// offer is what one source answered.
+type offer struct {
+	source int
+	signed []byte
+	man    *ota.Manifest
+	rank   int // 0: installed next; greater: only if there is nothing better
+}
+
+// Latest implements [ota.Source]. A release that does not fit, or has failed
+// here, is returned only if no other source has a better one: the manager then
+// says what is wrong with it. An error is returned only if no source has anything.
+func (m *multi) Latest(ctx context.Context) (signed []byte, err error) {
+	defer m.enter("looking for a release")()
+	defer func() { m.checked(err) }()
+	if len(m.sources) == 1 { // the manager judges it
+		return m.sources[0].Latest(ctx)
+	}
+	offers, errs := m.ask(ctx)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	byDigest := map[string][]int{}
+	for _, o := range offers {
+		byDigest[o.man.Digest] = append(byDigest[o.man.Digest], o.source)
+	}
+	m.mu.Lock()
+	m.offered = byDigest
+	m.mu.Unlock()
+	if len(offers) == 0 {
+		if len(errs) == 0 {
+			return nil, ota.ErrNoUpdate
+		}
+		return nil, together(errs)
+	}
+	best := slices.MinFunc(offers, func(a, b offer) int {
+		if a.rank != b.rank {
+			return a.rank - b.rank
+		}
+		return ota.CompareVersions(b.man.Version, a.man.Version)
+	})
+	for _, err := range errs {
+		m.log.Warn("a source could not be asked", "error", err)
+	}
+	m.log.Info("newest release", "version", best.man.Version, "source", m.sources[best.source].name)
+	return best.signed, nil
+}
+
+// ask asks all sources at the same time. Offers are in the order of the sources.
+func (m *multi) ask(ctx context.Context) (offers []offer, errs []error) {
+	type answer struct {
+		signed []byte
+		err    error
+	}
+	answers := make([]answer, len(m.sources))
+	var wg sync.WaitGroup
+	for i, s := range m.sources {
+		wg.Go(func() { answers[i].signed, answers[i].err = s.Latest(ctx) })
+	}
+	wg.Wait()
+	for i, a := range answers {
+		var man *ota.Manifest
+		if a.err == nil {
+			man, a.err = m.verify(a.signed)
+		}
+		switch {
+		case errors.Is(a.err, ota.ErrNoUpdate):
+		case a.err != nil:
+			errs = append(errs, fmt.Errorf("%s: %w", m.sources[i].name, a.err))
+		default:
+			o := offer{source: i, signed: a.signed, man: man}
+			if m.skipped(man.Digest) {
+				o.rank = 1
+			}
+			if !m.fits(man) {
+				o.rank = 2
+			}
+			offers = append(offers, o)
+		}
+	}
+	return offers, errs
+}
+
+// Open implements [ota.Source]. It asks the sources that offered m, and after a
+// restart, when that is not known, all of them; the first that has it counts.
+func (m *multi) Open(ctx context.Context, man *ota.Manifest, im *ota.Image, offset int64) (io.ReadCloser, error) {
+	defer m.enter("opening the source")()
+	m.mu.Lock()
+	order := slices.Clone(m.offered[man.Digest])
+	m.mu.Unlock()
+	for i := range m.sources {
+		if !slices.Contains(order, i) {
+			order = append(order, i)
+		}
+	}
+	var errs []error
+	for _, i := range order {
+		r, err := m.sources[i].Open(ctx, man, im, offset)
+		if err == nil {
+			return r, nil
+		}
+		if len(m.sources) > 1 {
+			err = fmt.Errorf("%s: %w", m.sources[i].name, err)
+		}
+		errs = append(errs, err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, together(errs)
+}
+
+// together is one error on one line, that is each of errs.
+func together(errs []error) error {
+	err := errs[0]
+	for _, e := range errs[1:] {
+		err = fmt.Errorf("%w; %w", err, e)
+	}
+	return err
+}
+
+// Wake implements [ota.Waker].
+func (m *multi) Wake() <-chan struct{} { return m.wake }
+
+func (m *multi) wakeUp() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run passes on what wakes the sources, and lets those run that watch something,
+// until ctx ends.
+func (m *multi) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, s := range m.sources {
+		if w, ok := s.Source.(ota.Waker); ok {
+			wake := w.Wake()
+			wg.Go(func() {
+				for {
+					select {
+					case <-ctx.Done():
+						return
+					case <-wake:
+						m.log.Info("something may be new", "source", s.name)
+						m.wakeUp()
+					}
+				}
+			})
+		}
+		if r, ok := s.Source.(interface{ Run(context.Context) error }); ok {
+			wg.Go(func() {
+				if err := r.Run(ctx); err != nil && ctx.Err() == nil {
+					m.log.Error("watching for releases ended", "source", s.name, "error", err)
+				}
+			})
+		}
+	}
+}
+
+// reportingMulti is a multi of which at least one source takes reports.
+type reportingMulti struct {
+	*multi
+	to []ota.Reporter
+}
+
+// Report implements [ota.Reporter]: every source that takes reports must have it.
+func (m *reportingMulti) Report(ctx context.Context, r ota.Report) error {
+	defer m.enter("delivering a report")()
+	for _, to := range m.to {
+		if err := to.Report(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// due waits until interval has passed since the last check, again and again, and
+// wakes the manager. Interval may change with every check; 0 is never.
+func (m *multi) due(ctx context.Context, checks <-chan struct{}, interval func() time.Duration) {
+	for {
+		var timer <-chan time.Time
+		if d := interval(); d > 0 {
+			timer = time.After(d)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-checks:
+		case <-timer:
+			m.wakeUp()
+		}
+	}
+}

@@ -1,0 +1,97 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/interlock-energy/ota/internal/control"
+	"github.com/interlock-energy/ota/internal/supervise"
+)
+
+// errRestart ends a manager because the device is to restart.
+var errRestart = errors.New("the device restarts")
+
+const (
+	firstPause = time.Second // before firmware that does not start is started again
+	lastPause  = time.Minute
+	settled    = time.Minute // firmware that ran for so long did start
+)
+
+// powered is a device with slot.run, from power-on to power-off: it does what a
+// bootloader does, runs the firmware, and runs a manager beside it. A restart is
+// another round. Firmware that does not start, or ends by itself, is a restart
+// that nobody asked for: if it was on trial, the slot before it boots again.
+func (a *Agent) powered(ctx context.Context) error {
+	pause := time.Duration(0)
+	for {
+		began := time.Now()
+		err := a.boot(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, errRestart) {
+			a.log.Info("restarting")
+			pause = 0
+			continue
+		}
+		a.log.Error("the firmware is not running, restarting", "error", err, "pause", pause)
+		a.setNotStarted(err)
+		if time.Since(began) > settled {
+			pause = 0
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+		pause = min(max(2*pause, firstPause), lastPause)
+	}
+}
+
+// boot is one boot. The error says how it ended.
+func (a *Agent) boot(ctx context.Context) error {
+	select {
+	case <-a.restart: // asked for by what is gone already
+	default:
+	}
+	slot, bootErr := a.slots.PowerOn(ctx)
+	if slot == "" {
+		return bootErr
+	}
+	fw, err := supervise.Start(ctx, supervise.Config{Path: a.slotPath(slot), Log: a.log,
+		Timeout: time.Duration(a.cfg.Slot.StartTimeout), Grace: time.Duration(a.cfg.Slot.StopGrace)})
+	if err != nil {
+		return fmt.Errorf("boot slot %s: %w", slot, err)
+	}
+	defer fw.Stop()
+	a.log.Info("firmware runs", "slot", slot, "version", fw.Version())
+	if bootErr == nil {
+		return a.manage(ctx, fw.Version(), fw)
+	}
+	// The firmware does its work, but what the boot control says of this boot is
+	// not true, and a manager that believed it could write to what runs.
+	a.log.Error("boot control cannot be written: the firmware runs, and there will be no updates until it is restarted", "error", bootErr)
+	a.mu.Lock()
+	a.noUpdates, a.snap.Running, a.snap.Slot = bootErr.Error(), fw.Version(), slot
+	a.mu.Unlock()
+	a.publish(control.KindStatus)
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-a.restart:
+		return errRestart
+	case <-fw.Done():
+		return fw.Err()
+	}
+}
+
+func (a *Agent) setNotStarted(err error) {
+	a.mu.Lock()
+	a.notStarted = err.Error()
+	a.mu.Unlock()
+	a.publish(control.KindStatus)
+}

@@ -1,0 +1,287 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/api"
+	"github.com/interlock-energy/ota/gate/bms"
+	"github.com/interlock-energy/ota/internal/sdnotify"
+	"github.com/interlock-energy/ota/source/https"
+)
+
+const (
+	pushPause   = time.Second      // between two messages to the server
+	pushTimeout = 10 * time.Second // for one
+)
+
+// sourceSet is the sources of one boot.
+type sourceSet struct {
+	*multi
+	https  []*https.Source
+	to     []ota.Reporter
+	checks chan struct{} // has room for one; receives after each check
+}
+
+func (c *Config) allSources() []Source {
+	if c.Source != nil {
+		return []Source{*c.Source}
+	}
+	return c.Sources
+}
+
+func (a *Agent) sourceNames() (names []string) {
+	for _, s := range a.cfg.allSources() {
+		kind, err := s.kind()
+		if err != nil {
+			continue // New has refused it
+		}
+		switch kind {
+		case "https":
+			u, err := webURL(s.HTTPS.URL)
+			if err != nil {
+				continue
+			}
+			names = append(names, fmt.Sprintf("https %s %s", orDefault(s.HTTPS.Kind, "server"), u.Redacted()))
+		case "media":
+			names = append(names, "media "+s.Media.Path)
+		case "sd_card":
+			names = append(names, "sd_card "+s.SDCard.FilePath)
+		case "usb":
+			names = append(names, "usb "+s.USB.DevicePath)
+		}
+	}
+	return names
+}
+
+// newSources makes the sources, for firmware of this version.
+func (a *Agent) newSources(version string) (*sourceSet, error) {
+	set := &sourceSet{checks: make(chan struct{}, 1)}
+	set.multi = &multi{verify: a.verify, enter: a.alive.enter, log: a.log, wake: make(chan struct{}, 1),
+		fits:    func(m *ota.Manifest) bool { return a.fits(m, version) },
+		skipped: a.skipped,
+		checked: func(error) {
+			select {
+			case set.checks <- struct{}{}:
+			default:
+			}
+		},
+	}
+	configured := a.cfg.allSources()
+	for i := range configured {
+		s, err := a.newSource(&configured[i], version)
+		if err != nil && len(configured) > 1 {
+			return nil, fmt.Errorf("sources, entry %d: %w", i+1, err)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("source: %w", err)
+		}
+		kind, _ := configured[i].kind() // newSource has looked
+		set.sources = append(set.sources, named{kind, s})
+		h, ok := s.(*https.Source)
+		if !ok {
+			continue
+		}
+		set.https = append(set.https, h)
+		if k := configured[i].HTTPS.Kind; k == "" || k == string(https.Server) {
+			set.to = append(set.to, h)
+		}
+	}
+	return set, nil
+}
+
+// asSource is what the manager gets: it takes reports if one of the sources does.
+func (s *sourceSet) asSource() ota.Source {
+	if len(s.to) == 0 {
+		return s.multi
+	}
+	return &reportingMulti{s.multi, s.to}
+}
+
+// fits is the manager's judgement, as far as it is known here. It only decides
+// which of several offers the manager is shown.
+func (a *Agent) fits(m *ota.Manifest, version string) bool {
+	d := &a.cfg.Device
+	newer := ota.CompareVersions(m.Version, version)
+	floor := d.SecurityVersion
+	if r := a.record.Load(); r != nil {
+		floor = max(floor, r.SecurityVersion)
+	}
+	return m.Product == d.Product &&
+		(len(m.Hardware) == 0 || slices.Contains(m.Hardware, d.Hardware)) &&
+		(newer > 0 || newer < 0 && m.AllowDowngrade) &&
+		m.SecurityVersion >= floor &&
+		(m.MinVersion == "" || ota.CompareVersions(version, m.MinVersion) >= 0) &&
+		(m.Expires.IsZero() || !a.now().After(m.Expires))
+}
+
+func (a *Agent) skipped(digest string) bool {
+	r := a.record.Load()
+	return r != nil && slices.ContainsFunc(r.Skipped, func(s ota.Skipped) bool { return s.Digest == digest })
+}
+
+// interval is how long after a check the next one is due: as long as the server
+// wants, if it wants anything, or else check_interval. With a check_interval of
+// 0 nothing is checked by itself, whatever the server wants.
+func (a *Agent) interval() time.Duration {
+	d := a.cfg.checkInterval()
+	if d <= 0 {
+		return 0
+	}
+	a.mu.Lock()
+	set := a.sources
+	a.mu.Unlock()
+	if set == nil {
+		return d
+	}
+	wish := time.Duration(0)
+	for _, h := range set.https {
+		if p := h.PollInterval(); p > 0 && (wish == 0 || p < wish) {
+			wish = p
+		}
+	}
+	return orDefault(wish, d)
+}
+
+// checkin says what the server is told at each check.
+func (a *Agent) checkin() api.CheckinRequest {
+	h := a.head()
+	return api.CheckinRequest{Head: h, Skipped: a.Snapshot().Skipped}
+}
+
+// head says what this device is and does.
+func (a *Agent) head() api.Head {
+	d, s := &a.cfg.Device, a.Snapshot()
+	h := api.Head{Device: d.ID, Product: d.Product, Hardware: d.Hardware, Agent: a.cfg.Version, Version: s.Running, Slot: s.Slot,
+		Status: s.Status, State: s.State, Code: s.Code, Reason: s.Reason, Signals: s.Signals}
+	if r := a.record.Load(); r != nil {
+		h.SecurityVersion = r.SecurityVersion
+		if r.Running.Version == s.Running && r.Running.Slot == s.Slot {
+			h.Digest = r.Running.Digest
+		}
+	}
+	if u := s.Update; u != nil {
+		h.UpdateVersion, h.UpdateDigest, h.Done, h.Total = u.Version, u.Digest, s.Done, u.Size
+	}
+	if len(h.Signals) == 0 {
+		a.mu.Lock()
+		if a.readErr == nil {
+			h.Signals = signals(a.reading)
+		}
+		a.mu.Unlock()
+	}
+	return h
+}
+
+// signals is a reading for display. A zero reading, and what is not available, is none.
+func signals(r bms.Reading) (out []ota.Signal) {
+	if r.At.IsZero() {
+		return nil
+	}
+	for _, s := range []ota.Signal{
+		{Name: "soc", Value: r.SoC, Unit: "%"},
+		{Name: "temperature_min", Value: r.TemperatureMin, Unit: "°C"},
+		{Name: "temperature_max", Value: r.TemperatureMax, Unit: "°C"},
+		{Name: "current", Value: r.Current, Unit: "A"},
+	} {
+		if !math.IsNaN(s.Value) && !math.IsInf(s.Value, 0) {
+			s.At = r.At
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// push tells the servers what the device does, whenever something is worth
+// telling and at most once a second. It is at best effort: what could not be
+// told is not told later, because something newer is.
+func (a *Agent) push(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.pushNow:
+		}
+		a.mu.Lock()
+		set := a.sources
+		a.mu.Unlock()
+		if set != nil {
+			for _, h := range set.https {
+				a.pushTo(ctx, h)
+			}
+		}
+		pause := time.NewTimer(pushPause)
+		select {
+		case <-ctx.Done():
+			pause.Stop()
+			return
+		case <-pause.C:
+		}
+	}
+}
+
+func (a *Agent) pushTo(ctx context.Context, h *https.Source) {
+	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
+	defer cancel()
+	if err := h.Status(ctx, api.StatusUpdate{Head: a.head()}); err != nil {
+		a.log.Debug("tell the server the status", "error", err)
+	}
+}
+
+// feed keeps systemd informed: what the agent does, and that it is not stuck.
+func (a *Agent) feed(ctx context.Context, n sdnotify.Notifier) {
+	feeder := sdnotify.NewFeeder(n, 0)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		feeder.Run(ctx, func(err error) { a.log.Warn("feed the watchdog", "error", err) })
+	}()
+	defer func() { <-done }()
+	every := observeEvery
+	if n.Watchdog > 0 {
+		every = min(every, n.Watchdog/4)
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	shown, complained := "", false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		text := statusLine(a.Snapshot()) // a manager that never lets go of its lock stops us here
+		err := a.alive.stuck()
+		if err == nil {
+			feeder.Alive()
+		} else if !complained {
+			a.log.Error("the agent is stuck, the watchdog is not fed any more", "error", err)
+		}
+		complained = err != nil
+		if text != shown {
+			shown = text
+			a.notify(n, sdnotify.Status(text))
+		}
+	}
+}
+
+func statusLine(s ota.Snapshot) string {
+	text := fmt.Sprintf("%s, version %s", s.Status, s.Running)
+	if s.Update != nil {
+		text += fmt.Sprintf(", update %s", s.Update.Version)
+	}
+	if s.Reason != "" {
+		text += ": " + s.Reason
+	}
+	return text
+}
+
+func (a *Agent) notify(n sdnotify.Notifier, state string) {
+	if err := n.Notify(state); err != nil {
+		a.log.Debug("tell systemd", "error", err)
+	}
+}

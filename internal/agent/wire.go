@@ -1,0 +1,334 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/bundle"
+	"github.com/interlock-energy/ota/gate"
+	"github.com/interlock-energy/ota/gate/bms"
+	"github.com/interlock-energy/ota/gate/bms/bmshttp"
+	"github.com/interlock-energy/ota/slot/file"
+	"github.com/interlock-energy/ota/source/https"
+	"github.com/interlock-energy/ota/source/media"
+)
+
+// This file is where kinds in the configuration become adapters. To add one, add
+// a case.
+
+// errPlanned is for kinds that the design names and this version does not have.
+var errPlanned = errors.New("not in this version")
+
+// newSource makes the source that s describes, for a device that runs version.
+func (a *Agent) newSource(s *Source, version string) (ota.Source, error) {
+	kind, err := s.kind()
+	if err != nil {
+		return nil, err
+	}
+	switch kind {
+	case "https":
+		return a.newHTTPS(s.HTTPS, version)
+	case "media":
+		return a.newMedia(s.Media.Path, s.Media.Poll, version)
+	case "sd_card":
+		return a.newMedia(s.SDCard.FilePath, 0, version)
+	case "usb":
+		return a.newMedia(s.USB.DevicePath, 0, version)
+	case "modbus", "canbus", "aws_iot":
+		return nil, fmt.Errorf("kind %s is %w; known are https, media, sd_card and usb", kind, errPlanned)
+	}
+	return nil, fmt.Errorf("kind %q is not known; known are https, media, sd_card and usb; modbus, canbus and aws_iot are planned", kind)
+}
+
+// newSlots makes the device's slots. The func restarts the device.
+func (a *Agent) newSlots(restart func(context.Context) error) (*file.Slots, error) {
+	switch s := &a.cfg.Slot; s.Kind {
+	case "file":
+		return file.Open(a.fileConfig(restart))
+	case "":
+		return nil, errors.New("slot.kind is missing; known is file")
+	case "uboot", "grub", "efi", "esp32":
+		return nil, fmt.Errorf("slot.kind %s is %w; known is file", s.Kind, errPlanned)
+	default:
+		return nil, fmt.Errorf("slot.kind %q is not known; known is file; uboot, grub, efi and esp32 are planned", s.Kind)
+	}
+}
+
+func (a *Agent) fileConfig(restart func(context.Context) error) file.Config {
+	s := &a.cfg.Slot
+	c := file.Config{Dir: s.Dir, Components: s.Components, BootFile: s.BootFile, Capacity: s.Capacity, Restart: restart, Log: a.log}
+	switch {
+	case s.Run: // PowerOn writes it
+	case len(s.Booted.Command) > 0:
+		c.Booted = bootedBy(s.Booted.Command)
+	case s.Booted.Cmdline != "":
+		c.Booted = func(context.Context) (string, string, error) {
+			return bootedByCmdline("/proc/cmdline", s.Booted.Cmdline)
+		}
+	}
+	return c
+}
+
+// newReader makes the reader of the battery. It is nil for a device that says
+// that it has none.
+func newReader(b *Battery) (bms.Reader, error) {
+	switch b.Reader {
+	case "file":
+		if b.Path == "" {
+			return nil, errors.New("battery.path is missing: the file with the readings")
+		}
+		return bms.FromFile(b.Path), nil
+	case "http":
+		if _, err := webURL(b.URL); err != nil {
+			return nil, fmt.Errorf("battery.url: %w", err)
+		}
+		return bmshttp.New(b.URL, nil)
+	case "none":
+		return nil, nil
+	case "":
+		return nil, errors.New("battery.reader is missing, and without readings nobody knows whether an update is safe; " +
+			"set file or http, or none for a device that has no battery")
+	}
+	return nil, fmt.Errorf("battery.reader %q is not known; known are file, http and none", b.Reader)
+}
+
+// kind returns what s is, from its kind or from the only section that is given.
+func (s *Source) kind() (string, error) {
+	var sections []string
+	for _, x := range []struct {
+		name  string
+		given bool
+	}{{"https", s.HTTPS != nil}, {"media", s.Media != nil}, {"sd_card", s.SDCard != nil}, {"usb", s.USB != nil}} {
+		if x.given {
+			sections = append(sections, x.name)
+		}
+	}
+	switch {
+	case len(sections) > 1:
+		return "", fmt.Errorf("sections %s are given; a source has one, list several under sources", strings.Join(sections, " and "))
+	case s.Kind == "" && len(sections) == 0:
+		return "", errors.New("it is empty; known kinds are https, media, sd_card and usb")
+	case s.Kind == "":
+		return sections[0], nil
+	case len(sections) == 1 && sections[0] != s.Kind:
+		return "", fmt.Errorf("kind is %q, and the section is %s", s.Kind, sections[0])
+	case len(sections) == 0 && (s.Kind == "https" || s.Kind == "media" || s.Kind == "sd_card" || s.Kind == "usb"):
+		return "", fmt.Errorf("section %s is missing", s.Kind)
+	}
+	return s.Kind, nil
+}
+
+func (a *Agent) newHTTPS(h *HTTPS, version string) (ota.Source, error) {
+	c := https.Config{
+		URL: h.URL, Kind: https.Kind(h.Kind),
+		Device: a.cfg.Device.ID, Product: a.cfg.Device.Product, Hardware: a.cfg.Device.Hardware, Version: version, Agent: a.cfg.Version,
+		BasicUser: h.BasicAuthUser, BasicPassword: h.BasicAuthPass, Token: h.Token, AllowPlain: h.AllowPlain, ReadBuffer: h.ReadBuffer,
+		ConnectTimeout: time.Duration(h.ConnectTimeout), ResponseTimeout: time.Duration(h.ResponseTimeout),
+		StallTimeout: time.Duration(a.cfg.StallTimeout), Now: a.now,
+	}
+	if h.URL == "" {
+		return nil, errors.New("https.url is missing")
+	}
+	for _, f := range []struct {
+		key, path string
+		inline    string
+		to        func([]byte)
+	}{
+		{"cert_pem_file", h.CertPEMFile, h.CertPEM, func(b []byte) { c.CACert, c.CAName = b, h.CertPEMFile }},
+		{"token_file", h.TokenFile, h.Token, func(b []byte) { c.Token = firstLine(b) }},
+		{"basic_auth_pass_file", h.BasicAuthPassFile, h.BasicAuthPass, func(b []byte) { c.BasicPassword = firstLine(b) }},
+		{"client_cert_file", h.ClientCertFile, "", func(b []byte) { c.ClientCert = b }},
+		{"client_key_file", h.ClientKeyFile, "", func(b []byte) { c.ClientKey = b }},
+	} {
+		if f.path == "" {
+			continue
+		}
+		if f.inline != "" {
+			return nil, fmt.Errorf("https.%s and https.%s are both given; keep one", strings.TrimSuffix(f.key, "_file"), f.key)
+		}
+		b, err := readSmall(f.path)
+		if err != nil {
+			return nil, fmt.Errorf("https.%s: %w", f.key, err)
+		}
+		if len(bytes.TrimSpace(b)) == 0 {
+			return nil, fmt.Errorf("https.%s: %s is empty", f.key, f.path)
+		}
+		f.to(b)
+	}
+	if h.CertPEM != "" {
+		c.CACert, c.CAName = []byte(h.CertPEM), "cert_pem"
+	}
+	s, err := https.New(c)
+	if err != nil {
+		return nil, fmt.Errorf("https: %w", err)
+	}
+	s.SetState(a.checkin)
+	return s, nil
+}
+
+func (a *Agent) newMedia(path string, poll Duration, version string) (ota.Source, error) {
+	if path == "" {
+		return nil, errors.New("the path is missing: a bundle file, a folder, or a pattern such as /media/*")
+	}
+	if strings.HasPrefix(path, "/dev/") {
+		return nil, fmt.Errorf("%s is a device; let the system mount it, and give the place where it is mounted, such as /media/*", path)
+	}
+	return media.New(media.Config{Path: path, Product: a.cfg.Device.Product, Hardware: a.cfg.Device.Hardware, Version: version,
+		Verify: a.verify, Poll: time.Duration(poll), Log: a.log})
+}
+
+// newVerify makes the only way from bytes to a manifest.
+func newVerify(cfg *Config) (ota.Verify, error) {
+	k := &cfg.Keys
+	if !valueOr(cfg.VerifySignature, true) {
+		return bundle.Unsigned, nil
+	}
+	if len(k.Files) == 0 && k.PublicKeyPEM == "" {
+		return nil, errors.New("keys.files is missing: without a public key no release can be verified, and none is taken")
+	}
+	var pems [][]byte
+	for _, path := range k.Files {
+		b, err := readSmall(path)
+		if err != nil {
+			return nil, fmt.Errorf("keys.files: %w", err)
+		}
+		pems = append(pems, b)
+	}
+	if k.PublicKeyPEM != "" {
+		pems = append(pems, []byte(k.PublicKeyPEM))
+	}
+	keys, err := bundle.ParseKeys(orDefault(k.Threshold, 1), pems...)
+	if err != nil {
+		return nil, fmt.Errorf("keys: %w", err)
+	}
+	return keys.Verify, nil
+}
+
+// newGates combines what must be so before an update goes on.
+func newGates(cfg *Config, guard *bms.Guard) (ota.Gate, error) {
+	battery := ota.Gate(gate.NoBattery)
+	if guard != nil {
+		battery = gate.Timeout(time.Duration(orDefault(cfg.Battery.Timeout, Duration(time.Second))), guard.Gate)
+	}
+	gates := []ota.Gate{gate.Dwell(time.Duration(valueOr(cfg.Dwell, Duration(30*time.Second))), 0, battery)}
+	if len(cfg.Windows) > 0 {
+		var hours []gate.Hours
+		for i, w := range cfg.Windows {
+			h, err := gate.ParseHours(w)
+			if err != nil {
+				return nil, fmt.Errorf("windows, entry %d: %w", i+1, err)
+			}
+			hours = append(hours, h)
+		}
+		w, err := gate.Window(hours...)
+		if err != nil {
+			return nil, fmt.Errorf("windows: %w", err)
+		}
+		gates = append(gates, w)
+	}
+	return gate.All(gates...), nil
+}
+
+func thresholds(b *Battery) bms.Thresholds {
+	t := bms.Default()
+	t.MinSoC = valueOr(b.MinSoC, t.MinSoC)
+	t.MaxTemperature = valueOr(b.MaxTemperature, t.MaxTemperature)
+	t.MinTemperature = valueOr(b.MinTemperature, t.MinTemperature)
+	t.MaxCurrent = valueOr(b.MaxCurrent, t.MaxCurrent)
+	t.MaxAge = time.Duration(orDefault(b.MaxAge, Duration(t.MaxAge)))
+	return t
+}
+
+func webURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("%q is not an http or https URL", s)
+	}
+	return u, nil
+}
+
+// readSmall reads a key, certificate, token or version.
+func readSmall(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxConfig {
+		return nil, fmt.Errorf("%s is not a file of at most %d bytes", path, maxConfig)
+	}
+	return os.ReadFile(path)
+}
+
+func firstLine(b []byte) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
+	return strings.TrimSpace(line)
+}
+
+// bootedByCmdline finds the slot on the kernel's command line.
+func bootedByCmdline(path, key string) (slot, id string, err error) {
+	b, err := readProc(path)
+	if err != nil {
+		return "", "", err
+	}
+	for word := range strings.FieldsSeq(b) {
+		if v, ok := strings.CutPrefix(word, key+"="); ok {
+			id, err = bootID()
+			return strings.ToUpper(v), id, err
+		}
+	}
+	return "", "", fmt.Errorf("%s has no %s=A or %s=B: does the bootloader pass it on?", path, key, key)
+}
+
+// bootedBy finds the slot with a program of the device.
+func bootedBy(c Command) func(context.Context) (string, string, error) {
+	return func(ctx context.Context) (slot, id string, err error) {
+		out, err := c.run(ctx, 10*time.Second, nil)
+		if err != nil {
+			return "", "", fmt.Errorf("ask which slot is booted: %w", err)
+		}
+		id, err = bootID()
+		return strings.ToUpper(strings.TrimSpace(out)), id, err
+	}
+}
+
+// bootID is the kernel's, see random(4).
+func bootID() (string, error) {
+	b, err := readProc("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(b), err
+}
+
+func readProc(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read what the kernel says of this boot: %w", err)
+	}
+	return string(b), nil
+}
+
+// slotPath is the file of the supervised component in slot.
+func (a *Agent) slotPath(slot string) string {
+	s := &a.cfg.Slot
+	component := orDefault(s.Component, defaultComponent)
+	if paths, ok := s.Components[component]; ok {
+		return paths[slot[0]-'A']
+	}
+	return filepath.Join(s.Dir, strings.ToLower(slot), component+".img")
+}
+
+// components returns the names of the components that the slots have.
+func (a *Agent) components() []string {
+	if len(a.cfg.Slot.Components) == 0 {
+		return []string{defaultComponent}
+	}
+	return sortedKeys(a.cfg.Slot.Components)
+}
+
+const defaultComponent = "controller"
