@@ -60,7 +60,7 @@ func (m *Manager) checkQuiet(ctx context.Context, r Record, b Boot, install bool
 		}
 	}
 	signed, err := m.latest(ctx)
-	if errors.Is(err, ErrNoUpdate) && r.State == Available {
+	if errors.Is(err, ErrNoUpdate) && r.State == Available || errors.Is(err, ErrWithdrawn) && r.State != Idle {
 		m.cfg.Log.Info("release was withdrawn", "version", r.Release.Version)
 		r = r.idle()
 	}

@@ -49,6 +49,7 @@ func (m *Manager) fetch(ctx context.Context, r *Record) error {
 				err = context.Cause(ctx)
 			} else if !giveUp(err) {
 				m.failed(err)
+				m.checkDue = true // the release may have been replaced or withdrawn
 			}
 			return fmt.Errorf("fetch %s of release %s: %w", im.Component, r.Release.Version, err)
 		}

@@ -661,3 +661,55 @@ func TestFullMediumMends(t *testing.T) {
 		wantRunning(t, d, "1.0.1")
 	})
 }
+
+func TestWithdrawnRelease(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		source  error
+		version string
+	}{
+		{"a stick was pulled out: what is staged stays", ota.ErrNoUpdate, "1.0.1"},
+		{"the server says so: what is staged is dropped", fmt.Errorf("%w: %w", ota.ErrNoUpdate, ota.ErrWithdrawn), "1.0.0"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			device(t, func(t *testing.T, d *otatest.Device) {
+				safe := time.Now().Add(time.Hour)
+				configure(d, func(cfg *ota.Config) {
+					cfg.Gate = func(_ context.Context, _ *ota.Manifest, at ota.Moment) error {
+						if at != ota.BeforeWrite && time.Now().Before(safe) {
+							return ota.ErrNotNow
+						}
+						return nil
+					}
+				})
+				if s := live(t, d); s.Status != ota.StatusReadyToApply {
+					t.Fatalf("%s, want READY_TO_APPLY", s.Status)
+				}
+				d.Source.Err = c.source
+				if err := d.Live(t.Context(), 2*time.Hour); err != nil {
+					t.Fatal(err)
+				}
+				wantRunning(t, d, c.version)
+			})
+		})
+	}
+}
+
+// TestReplacedReleaseIsNoticed: a download that breaks because the server has
+// another release now looks again, even if nothing else would make it.
+func TestReplacedReleaseIsNoticed(t *testing.T) {
+	v102 := otatest.NewFirmware("1.0.2", 21000, true, true)
+	device(t, func(t *testing.T, d *otatest.Device) {
+		configure(d, func(c *ota.Config) {
+			c.CheckInterval, c.Retries = 0, -1
+			c.Hooks.Progress = func(done, _ int64) {
+				if done > 9000 && d.Source.Firmware.Version == "1.0.1" {
+					d.Source.Firmware, d.Source.CutAt = v102, []int64{d.Source.Sent}
+				}
+			}
+		})
+		d.Source.Firmware = v101
+		live(t, d)
+		wantRunning(t, d, "1.0.2")
+	}, v101, v102)
+}

@@ -30,7 +30,8 @@ type Source interface {
 	// Latest returns the signed manifest (a DSSE envelope) of the newest release
 	// meant for this device, or [ErrNoUpdate]. Errors should wrap one of
 	// [ErrConnectivity], [ErrServer] and [ErrAuthentication]; others count as
-	// connectivity.
+	// connectivity. A source that also wraps [ErrWithdrawn] says that whatever it
+	// offered before must not be installed any more.
 	Latest(ctx context.Context) (signed []byte, err error)
 
 	// Open returns the bytes of im, an image of m, from offset on. It may be

@@ -120,11 +120,12 @@ func CodeOf(err error) ErrorCode {
 
 // Errors that are not codes.
 var (
-	ErrNotNow  = errors.New("not now")               // a gate's refusal: ask again later
-	ErrBusy    = errors.New("busy with an update")   // the command does not fit the present state
-	ErrStopped = errors.New("manager not running")   // Run has ended or was never called
-	ErrAborted = errors.New("aborted by a person")   // the update was given up on request
-	ErrLost    = errors.New("came back unexplained") // the old slot booted, and nothing says that the new one was tried
+	ErrWithdrawn = errors.New("nothing is offered to this device")
+	ErrNotNow    = errors.New("not now")               // a gate's refusal: ask again later
+	ErrBusy      = errors.New("busy with an update")   // the command does not fit the present state
+	ErrStopped   = errors.New("manager not running")   // Run has ended or was never called
+	ErrAborted   = errors.New("aborted by a person")   // the update was given up on request
+	ErrLost      = errors.New("came back unexplained") // the old slot booted, and nothing says that the new one was tried
 )
 
 // A Refusal is a gate's no, with the reason and what it saw.

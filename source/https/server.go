@@ -43,12 +43,10 @@ func (s *Source) latestServer(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	if o.signed == nil {
-		return nil, &Error{Op: "check in", Code: ota.ErrNoUpdate, Err: errNothing}
+		return nil, &Error{Op: "check in", Code: ota.ErrNoUpdate, Err: ota.ErrWithdrawn}
 	}
 	return slices.Clone(o.signed), nil
 }
-
-var errNothing = errors.New("the server has nothing for this device")
 
 // checkIn makes one check-in. With cached, a server that has nothing else to
 // say answers 304, and the last answer stands.
