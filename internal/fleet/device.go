@@ -335,26 +335,45 @@ func (f *Fleet) Move(ctx context.Context, id, group string) error {
 	return nil
 }
 
+// heard is a device's row to be written.
+type heard struct {
+	id   string
+	seen int64
+	said api.CheckinRequest
+}
+
+// flushBatch bounds one commit of Flush, because reports wait for it: some tens of
+// milliseconds.
+const flushBatch = 2000
+
 // Flush writes what was heard of devices since the last time.
 func (f *Fleet) Flush(ctx context.Context) error {
-	type row struct {
-		id   string
-		seen int64
-		said api.CheckinRequest
-	}
-	var rows []row
+	var rows []heard
 	f.mu.Lock()
-	for id, d := range f.devices {
-		if d.unsaved {
+	for _, id := range f.order { // neighbours share pages on the disk
+		if d := f.devices[id]; d.unsaved {
 			d.unsaved = false
-			rows = append(rows, row{id, d.LastSeen.UnixMilli(), api.CheckinRequest{Head: d.Head, Skipped: d.Skipped}})
+			rows = append(rows, heard{id, d.LastSeen.UnixMilli(), api.CheckinRequest{Head: d.Head, Skipped: d.Skipped}})
 		}
 	}
 	f.mu.Unlock()
-	if len(rows) == 0 {
-		return nil
+	for len(rows) > 0 {
+		n := min(len(rows), flushBatch)
+		if err := f.save(ctx, rows[:n]); err != nil {
+			f.mu.Lock()
+			for _, r := range rows {
+				f.devices[r.id].unsaved = true
+			}
+			f.mu.Unlock()
+			return fmt.Errorf("write what %d devices said: %w", len(rows), err)
+		}
+		rows = rows[n:]
 	}
-	err := f.w.do(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return nil
+}
+
+func (f *Fleet) save(ctx context.Context, rows []heard) error {
+	return f.w.do(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		stmt, err := tx.PrepareContext(ctx, `UPDATE devices SET last_seen = $1, said = $2 WHERE id = $3`)
 		if err != nil {
 			return err
@@ -371,15 +390,6 @@ func (f *Fleet) Flush(ctx context.Context) error {
 		}
 		return nil
 	}, nil)
-	if err != nil {
-		f.mu.Lock()
-		for _, r := range rows {
-			f.devices[r.id].unsaved = true
-		}
-		f.mu.Unlock()
-		return fmt.Errorf("write what %d devices said: %w", len(rows), err)
-	}
-	return nil
 }
 
 func (f *Fleet) flushRegularly(ctx context.Context) {

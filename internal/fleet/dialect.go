@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"os"
 	"runtime"
 
 	"github.com/pressly/goose/v3"
@@ -22,6 +23,14 @@ var migrations embed.FS
 
 // openSQLite opens the database at path and migrates it.
 func openSQLite(ctx context.Context, path string) (*sql.DB, error) {
+	// It holds the keys of download URLs. SQLite gives its other files the mode of this one.
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	if err := file.Close(); err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
 	u := url.URL{Scheme: "file", Opaque: url.PathEscape(path), RawQuery: url.Values{
 		"_pragma": {
 			"busy_timeout(10000)", // milliseconds; another process may be making a copy

@@ -107,6 +107,13 @@ func TestConfirmedReportOutlivesAKill(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"fleet.db", "fleet.db-wal"} {
+		st, err := os.Stat(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := st.Mode().Perm(); got != 0o600 {
+			t.Errorf("%s has mode %v, want 0600: it holds secrets", name, got)
+		}
 		b, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)

@@ -26,6 +26,10 @@ var files embed.FS
 const policy = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; " +
 	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
+// oldReading is when a reading is shown in grey: a battery that was full ten
+// minutes ago may be empty now.
+const oldReading = 10 * time.Minute
+
 const pageSize = 200 // devices on one page, and in one page's live updates
 
 func parseTemplates() (*template.Template, error) {
@@ -47,6 +51,8 @@ type row struct {
 	Standing                  fleet.Standing
 	Tone                      string // class of the style sheet; the text says the same
 	SoC, Temperature, Current string
+	Measured                  string // when, if it is known
+	Old                       bool   // too long ago to be taken for the present
 	Moving                    bool
 	Percent                   int
 	Seen                      string
@@ -114,9 +120,14 @@ func (s *Server) row(d api.Device) row {
 	if since := s.cfg.Now().Sub(d.LastSeen); since >= 2*time.Second {
 		r.Seen = fleet.Span(since) + " ago"
 	}
+	r.Old = standing == fleet.Silent
 	var low, high *float64
 	for i := range d.Signals {
 		g := &d.Signals[i]
+		if !g.At.IsZero() {
+			r.Measured = "measured " + g.At.Format("2006-01-02 15:04:05 MST")
+			r.Old = r.Old || s.cfg.Now().Sub(g.At) > oldReading
+		}
 		switch g.Name {
 		case "soc":
 			r.SoC = fmt.Sprintf("%.1f %%", g.Value)

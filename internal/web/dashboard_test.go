@@ -98,9 +98,24 @@ func TestDashboardShowsHostileWordsAsText(t *testing.T) {
 		t.Error("the static page loads itself again")
 	}
 	x.want(x.do("GET", "/devices/nobody", "", nil), 404, nil)
+	x.want(x.do("HEAD", "/", "", nil), 200, nil)
+	x.want(x.do("HEAD", "/events", "", nil), 405, nil)
 }
 
-// events reads server-sent events until its context ends.
+func TestOldReadingsAreGrey(t *testing.T) {
+	x := newSite(t, web.Config{OpenDashboard: true})
+	x.checkin(api.Head{Device: "rack-7", Product: "bess", Signals: []ota.Signal{{Name: "soc", Value: 55, Unit: "%", At: x.clock.Now()}}})
+	const fresh, old = `<td class="n" title="measured 2026-03-01 12:00:00 UTC">55.0 %</td>`, `<td class="n muted" title="old: measured 2026-03-01 12:00:00 UTC">55.0 %</td>`
+	if page := string(x.do("GET", "/", "", nil).body); !strings.Contains(page, fresh) {
+		t.Errorf("page without %s", fresh)
+	}
+	x.clock.turn(11 * time.Minute)
+	if page := string(x.do("GET", "/", "", nil).body); !strings.Contains(page, old) {
+		t.Errorf("page without %s", old)
+	}
+}
+
+// stream reads server-sent events until its context ends.
 func (x *site) stream(ctx context.Context, path, token string) <-chan [2]string {
 	x.t.Helper()
 	r, err := http.NewRequestWithContext(ctx, "GET", x.srv.URL+path, nil)

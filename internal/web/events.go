@@ -26,7 +26,10 @@ type stream struct {
 
 // listen takes a place among the listeners and begins the stream. The caller
 // must call done.
-func (s *Server) listen(w http.ResponseWriter) (st *stream, done func(), err error) {
+func (s *Server) listen(w http.ResponseWriter, r *http.Request) (st *stream, done func(), err error) {
+	if r.Method != http.MethodGet { // HEAD, which would hold a place and never get anything
+		return nil, nil, fail(http.StatusMethodNotAllowed, r.Method+" is not possible here", "")
+	}
 	select {
 	case s.listeners <- struct{}{}:
 	default:
@@ -67,7 +70,7 @@ func (st *stream) send(event string, v any) error {
 func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	changes, end := s.fleet.Watch()
 	defer end()
-	st, done, err := s.listen(w)
+	st, done, err := s.listen(w, r)
 	if err != nil {
 		return err
 	}
@@ -125,7 +128,7 @@ type part struct {
 func (s *Server) live(w http.ResponseWriter, r *http.Request) error {
 	changes, end := s.fleet.Watch()
 	defer end()
-	st, done, err := s.listen(w)
+	st, done, err := s.listen(w, r)
 	if err != nil {
 		return err
 	}

@@ -96,8 +96,8 @@ type Tokens struct {
 	Device   string // for devices: to speak for any device
 }
 
-// Open opens the server whose data is in dataDir, which is created if needed,
-// and made so that no other user of the machine can read it.
+// Open opens the server whose data is in dataDir, which is created if needed.
+// Other users of the machine cannot read what is in it.
 func Open(dataDir string, cfg Config) (*Server, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, fmt.Errorf("open the server: %w", err)
