@@ -60,26 +60,16 @@ func (m *Manager) fetch(ctx context.Context, r *Record) error {
 }
 
 func (m *Manager) fetchImage(ctx context.Context, r *Record, im *Image, before int64) error {
-	s, err := m.cfg.Slots.Open(ctx, im.Component, r.Slot)
-	if err != nil {
-		return fmt.Errorf("open slot %s: %w", r.Slot, err)
-	}
-	defer s.Close()
-	if c := s.Capacity(); im.Size > c {
-		return fmt.Errorf("%w: image is %d bytes, slot %s holds %d", ErrInsufficientSpace, im.Size, r.Slot, c)
-	}
-	t := &transfer{m: m, r: r, im: im, slot: s, before: before, buf: make([]byte, im.ChunkSize)}
-	if err := t.findStart(ctx); err != nil {
+	t := &transfer{m: m, r: r, im: im, before: before, buf: make([]byte, im.ChunkSize)}
+	if err := t.open(ctx); err != nil {
 		return err
 	}
+	defer func() { t.slot.Close() }()
 	if err := t.run(ctx); err != nil {
 		return err
 	}
-	if err := s.Sync(im.Size); err != nil {
-		return fmt.Errorf("sync slot %s: %w", r.Slot, flashError(err))
-	}
 	m.set(StatusVerifying, nil)
-	return m.readBack(ctx, s, im)
+	return m.readBack(ctx, t.slot, im)
 }
 
 // A transfer carries one image from the source into its slot.
@@ -94,8 +84,26 @@ type transfer struct {
 	buf    []byte // one chunk
 }
 
+// open opens the slot, and finds how far it is. After a failed write or sync
+// nobody knows what the medium holds, so that it is opened again.
+func (t *transfer) open(ctx context.Context) error {
+	if t.slot != nil {
+		t.slot.Close()
+	}
+	s, err := t.m.cfg.Slots.Open(ctx, t.im.Component, t.r.Slot)
+	if err != nil {
+		return fmt.Errorf("open slot %s: %w", t.r.Slot, err)
+	}
+	t.slot = s
+	if c := s.Capacity(); t.im.Size > c {
+		return fmt.Errorf("%w: image is %d bytes, slot %s holds %d", ErrInsufficientSpace, t.im.Size, t.r.Slot, c)
+	}
+	return t.findStart(ctx)
+}
+
 // findStart finds how much of the image is already in the slot.
 func (t *transfer) findStart(ctx context.Context) error {
+	t.have = 0
 	for t.have < t.im.Size {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -124,11 +132,11 @@ func (t *transfer) progress() { t.m.progress(t.before+t.have, t.r.Release) }
 // run transfers until the image is whole. Failures in a row without a new chunk
 // in between are counted; a pause lies between them.
 func (t *transfer) run(ctx context.Context) error {
-	for failures := 0; t.have < t.im.Size; {
+	for failures := 0; ; {
 		had := t.have
 		err := t.stream(ctx)
 		if err == nil {
-			continue
+			return nil
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -144,13 +152,20 @@ func (t *transfer) run(ctx context.Context) error {
 		if !t.m.sleep(ctx, t.m.jitter(t.m.cfg.RetryDelay)) {
 			return context.Cause(ctx)
 		}
+		if CodeOf(err) == ErrFlashWrite {
+			if err := t.open(ctx); err != nil {
+				return err
+			}
+		}
 	}
-	return nil
 }
 
-// stream opens the source once and takes what it gives. A chunk is verified
-// before it is written; nothing else writes to a slot.
+// stream opens the source once and takes what it gives, up to a synced image. A
+// chunk is verified before it is written; nothing else writes to a slot.
 func (t *transfer) stream(ctx context.Context) error {
+	if t.have == t.im.Size {
+		return t.sync()
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stalled := fmt.Errorf("%w: no byte for %v", ErrConnectivity, t.m.cfg.StallTimeout)
@@ -177,13 +192,20 @@ func (t *transfer) stream(ctx context.Context) error {
 		}
 		t.have += int64(len(chunk))
 		if t.have-t.synced >= syncEvery {
-			if err := t.slot.Sync(t.have); err != nil {
-				return fmt.Errorf("sync slot %s: %w", t.r.Slot, flashError(err))
+			if err := t.sync(); err != nil {
+				return err
 			}
-			t.synced = t.have
 		}
 		t.progress()
 	}
+	return t.sync()
+}
+
+func (t *transfer) sync() error {
+	if err := t.slot.Sync(t.have); err != nil {
+		return fmt.Errorf("sync slot %s at %d: %w", t.r.Slot, t.have, flashError(err))
+	}
+	t.synced = t.have
 	return nil
 }
 

@@ -51,7 +51,7 @@ func configure(d *otatest.Device, change func(*ota.Config)) {
 // live lets the device live until it has had nothing to do for a while.
 func live(t *testing.T, d *otatest.Device) ota.Snapshot {
 	t.Helper()
-	if err := d.Live(t.Context(), 25*time.Minute); err != nil {
+	if err := d.Live(t.Context(), 23*time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	return d.Manager().Snapshot()
@@ -64,7 +64,7 @@ func background(t *testing.T, d *otatest.Device, f func(m *ota.Manager)) {
 	started := make(chan *ota.Manager, 64)
 	d.AtStart = func(m *ota.Manager) { started <- m }
 	ended := make(chan error, 1)
-	go func() { ended <- d.Live(t.Context(), 25*time.Minute) }()
+	go func() { ended <- d.Live(t.Context(), 23*time.Minute) }()
 	f(<-started)
 	if err := <-ended; err != nil {
 		t.Fatal(err)

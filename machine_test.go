@@ -713,3 +713,21 @@ func TestReplacedReleaseIsNoticed(t *testing.T) {
 		wantRunning(t, d, "1.0.2")
 	}, v101, v102)
 }
+
+// TestFailingSync: after a sync that failed nobody knows what is on the medium,
+// so the slot is read again past the cache, and only what is missing is fetched.
+func TestFailingSync(t *testing.T) {
+	device(t, func(t *testing.T, d *otatest.Device) {
+		failures := 2
+		d.Disk.OnEffect = func(_ int, effect string) otatest.Fault {
+			if strings.HasPrefix(effect, "sync /device/b/") && failures > 0 {
+				failures--
+				return otatest.Fault{Err: syscall.EIO}
+			}
+			return otatest.Fault{}
+		}
+		live(t, d)
+		wantRunning(t, d, "1.0.1")
+		wantReport(t, d, ota.Succeeded, ota.ErrNone, "")
+	})
+}

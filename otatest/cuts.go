@@ -42,7 +42,7 @@ type Options struct {
 // quiet is how long a device must have nothing to do before it counts as settled.
 // It is longer than every pause of the machine with the configuration of a Device
 // that can follow a cut, except the doubling ones.
-const quiet = 25 * time.Minute
+const quiet = 12 * time.Minute
 
 // Cuts runs sc once to count its effects, and then once for every way to cut
 // every effect: the agent alone or the whole device; before, after and inside; and

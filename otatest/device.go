@@ -305,7 +305,7 @@ func (d *Device) config() (ota.Config, error) {
 			return nil
 		},
 		Hooks:         d.hooks(),
-		CheckInterval: 10 * time.Minute, Automatic: true, RollbackTimeout: time.Minute,
+		CheckInterval: 5 * time.Minute, Automatic: true, RollbackTimeout: time.Minute,
 		Log: slog.New(slog.DiscardHandler),
 	}
 	if d.Config != nil {
