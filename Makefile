@@ -1,0 +1,39 @@
+# make demo    the whole thing in a minute, on this machine
+# make test    every test; installs what it needs (Debian, as root) or says what is missing
+GO ?= go
+BIN := bin
+FUZZTIME ?= 60s
+export CGO_ENABLED ?= 0
+
+.PHONY: all demo test cuts fuzz bench cross clean
+all:
+	$(GO) build -trimpath -o $(BIN)/ ./cmd/...
+
+demo: all
+	$(BIN)/interlock demo
+
+test:
+	./scripts/need gcc libc6-dev curl
+	test -z "$$(gofmt -l .)"
+	$(GO) vet ./...
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
+	$(MAKE) cross
+
+# every cut of every effect, and of every recovery; about ten minutes
+cuts:
+	$(GO) test -c -o $(BIN)/cuts.test ./otatest
+	$(BIN)/cuts.test -test.run TestCuts -test.timeout 2h -cuts
+
+fuzz:
+	FUZZTIME=$(FUZZTIME) ./scripts/fuzz
+
+bench: all
+	./scripts/need curl
+	$(GO) run ./internal/bench
+
+# what devices run: the agent builds for small Linux machines
+cross:
+	for a in arm64 "arm GOARM=7" amd64 riscv64; do env GOOS=linux GOARCH=$$a $(GO) build -o /dev/null ./cmd/... || exit 1; done
+
+clean:
+	rm -rf $(BIN)
