@@ -1,0 +1,160 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/interlock-energy/ota/gate/bms"
+)
+
+func TestHealth(t *testing.T) {
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/good":
+			w.WriteHeader(http.StatusNoContent)
+		case "/bad":
+			http.Error(w, "inverter trips", http.StatusServiceUnavailable)
+		case "/hangs":
+			<-r.Context().Done()
+		}
+	}))
+	defer web.Close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := l.Addr().String()
+	defer l.Close()
+	l2, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := l2.Addr().String()
+	l2.Close()
+
+	at := func(r bms.Reading) bms.Reader {
+		return func(context.Context) (bms.Reading, error) { return r, nil }
+	}
+	now := bms.Reading{SoC: 20, TemperatureMin: 20, TemperatureMax: 22, Current: 80, At: time.Now(), Valid: true}
+	old, odd := now, now
+	old.At = now.At.Add(-time.Hour)
+	odd.SoC = 180
+	atRest := now
+	atRest.SoC, atRest.Current = 60, 0
+	const long = Duration(time.Minute)
+	const short = Duration(50 * time.Millisecond)
+	for _, tt := range []struct {
+		name string
+		h    Health
+		read bms.Reader
+		want string // empty: healthy
+	}{
+		{"command", Health{Command: Command{"true"}}, nil, ""},
+		{"command in a shell", Health{Command: Command{"/bin/sh", "-c", "test 1 = 1"}}, nil, ""},
+		{"command says no", Health{Command: Command{"/bin/sh", "-c", "echo no bus >&2; exit 4"}}, nil, `exit status 4: "no bus"`},
+		{"command is not there", Health{Command: Command{"/no/such/program"}}, nil, "no such file"},
+		{"command hangs", Health{Command: Command{"/bin/sh", "-c", "sleep 60"}, Timeout: short}, nil, "within 50ms"},
+		{"http", Health{HTTP: web.URL + "/good"}, nil, ""},
+		{"http says no", Health{HTTP: web.URL + "/bad"}, nil, `503 Service Unavailable: "inverter trips`},
+		{"http hangs", Health{HTTP: web.URL + "/hangs", Timeout: short}, nil, "no answer within 50ms"},
+		{"http is not there", Health{HTTP: "http://" + closed}, nil, "connection refused"},
+		{"tcp", Health{TCP: open}, nil, ""},
+		{"tcp is not there", Health{TCP: closed}, nil, "connection refused"},
+		{"battery fresh, under load and low", Health{Battery: "fresh"}, at(now), ""},
+		{"battery fresh, but old", Health{Battery: "fresh"}, at(old), "old"},
+		{"battery fresh, but implausible", Health{Battery: "fresh"}, at(odd), "180"},
+		{"battery fresh, but silent", Health{Battery: "fresh"}, func(context.Context) (bms.Reading, error) { return now, errors.New("bus is down") }, "bus is down"},
+		{"battery within limits", Health{Battery: "within_limits"}, at(atRest), ""},
+		{"battery not within limits", Health{Battery: "within_limits"}, at(now), "state of charge"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.h.Timeout = orDefault(tt.h.Timeout, long)
+			tt.h.Name = "plant"
+			c, err := newCheck(&tt.h, tt.read, bms.Default)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = healthy(t.Context(), []check{c})
+			if tt.want == "" {
+				if err != nil {
+					t.Errorf("got %v, want healthy", err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.HasPrefix(err.Error(), "health check plant: ") {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+		})
+	}
+	if _, err := newCheck(&Health{Battery: "fresh"}, nil, bms.Default); err == nil {
+		t.Error("a battery check was accepted on a device without a battery")
+	}
+
+	// All that fail are named, on one line.
+	var checks []check
+	for _, h := range []Health{{Name: "one", TCP: closed}, {Name: "two", Command: Command{"true"}}, {Name: "three", Command: Command{"false"}}} {
+		c, err := newCheck(&h, nil, bms.Default)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checks = append(checks, c)
+	}
+	err = healthy(t.Context(), checks)
+	if err == nil || !strings.Contains(err.Error(), "check one") || strings.Contains(err.Error(), "two") || !strings.Contains(err.Error(), "check three") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("got %v, want one and three", err)
+	}
+}
+
+// TestCommandDeadline: what a command started is killed with it.
+func TestCommandDeadline(t *testing.T) {
+	beat := filepath.Join(t.TempDir(), "beat")
+	c := Command{"/bin/sh", "-c", fmt.Sprintf("trap '' TERM INT; (while :; do echo x >> %s; sleep 0.02; done) & wait", beat)}
+	_, err := c.run(t.Context(), 300*time.Millisecond, nil)
+	if err == nil || !strings.Contains(err.Error(), "did not end within 300ms and was killed") {
+		t.Errorf("got %v, want that it was killed", err)
+	}
+	for range 200 { // the group dies at once, but not in the same instant
+		before, err := os.ReadFile(beat)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(100 * time.Millisecond)
+		after, err := os.ReadFile(beat)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(after) == len(before) {
+			return
+		}
+	}
+	t.Error("the command's child goes on")
+}
+
+func TestCommandRun(t *testing.T) {
+	out, err := Command{"/bin/sh", "-c", "echo $INTERLOCK_HOOK; echo noise >&2"}.run(t.Context(), time.Minute, []string{"INTERLOCK_HOOK=suspend"})
+	if err != nil || out != "suspend\n" {
+		t.Errorf("got %q, %v, want the variable", out, err)
+	}
+	// Something that it leaves in the background does not make it fail.
+	if _, err := (Command{"/bin/sh", "-c", "sleep 5 & exit 0"}).run(t.Context(), time.Minute, nil); err != nil {
+		t.Errorf("with something in the background: %v", err)
+	}
+	out, err = Command{"/bin/sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x"}.run(t.Context(), time.Minute, nil)
+	if err != nil || len(out) != maxOutput {
+		t.Errorf("got %d bytes, %v, want the first %d", len(out), err, maxOutput)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := (Command{"true"}).run(ctx, time.Minute, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+}
