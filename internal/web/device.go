@@ -85,7 +85,8 @@ func (s *Server) checkin(w http.ResponseWriter, r *http.Request, id fleet.Identi
 		b = append(append(b, `,"release":`...), o...)
 	}
 	h.Set("Content-Type", "application/json")
-	_, err = w.Write(append(b, '}', '\n'))
+	// The manifest of a large image is some hundred kilobytes, minutes on a modem.
+	_, err = (&slowWriter{w, http.NewResponseController(w)}).Write(append(b, '}', '\n'))
 	return ignoreGone(err)
 }
 

@@ -158,13 +158,18 @@ type slowWriter struct {
 }
 
 const (
-	pieceSize = 256 << 10        // bytes
-	pieceTime = 60 * time.Second // for one; slower than about 4 KiB/s is given up
+	pieceSize = 64 << 10         // bytes
+	pieceTime = 60 * time.Second // for one; slower than about 1 KiB/s is given up
 )
 
-func (w *slowWriter) Write(p []byte) (int, error) {
-	_ = w.c.SetWriteDeadline(time.Now().Add(pieceTime))
-	return w.ResponseWriter.Write(p)
+func (w *slowWriter) Write(p []byte) (n int, err error) {
+	for len(p) > 0 && err == nil {
+		_ = w.c.SetWriteDeadline(time.Now().Add(pieceTime))
+		var k int
+		k, err = w.ResponseWriter.Write(p[:min(len(p), pieceSize)])
+		n, p = n+k, p[k:]
+	}
+	return n, err
 }
 
 // ReadFrom is what io.Copy uses. Src is an *io.LimitedReader here, and must stay
