@@ -1,0 +1,229 @@
+package demo
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/term"
+
+	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/api"
+)
+
+// screen shows what happens: on a terminal a table that is drawn over and over,
+// elsewhere a line for everything that changes.
+type screen struct {
+	out      io.Writer
+	terminal bool
+	color    bool
+	drawn    int                   // lines of the table on the terminal
+	said     map[string]string     // last line about each device, without the time
+	last     map[string]api.Device // as shown last
+}
+
+func newScreen(cfg Config) *screen {
+	s := &screen{out: cfg.Out, terminal: cfg.Terminal, color: cfg.Color, said: map[string]string{}, last: map[string]api.Device{}}
+	if s.out == nil {
+		s.out = io.Discard
+	}
+	return s
+}
+
+// begin comes first: where to look.
+func (s *screen) begin(url string) {
+	fmt.Fprintf(s.out, "Watch it in a browser: %s\n\n", s.paint(bold, url+"/"))
+	fmt.Fprintf(s.out, "An update server and six battery systems, all on this machine. Firmware %s is\n"+
+		"rolled out over %s, and %s, which does not start, to the canary.\n\n", goodVersion, oldVersion, brokenOne)
+}
+
+// note tells of something that is not about one device. The table has no room
+// for it.
+func (s *screen) note(at time.Duration, text string) {
+	if !s.terminal {
+		fmt.Fprintf(s.out, "%5.1f s  %s\n", at.Seconds(), text)
+	}
+}
+
+// show brings the display up to date.
+func (s *screen) show(at time.Duration, list []api.Device) {
+	list = slices.Clone(list)
+	for i := range list {
+		list[i].Why = strings.Replace(list[i].Why, "waits: not now: ", "waits: ", 1) // says it twice
+		d := list[i]
+		// A check takes no time, and what was before it tells more.
+		if last, ok := s.last[d.Device]; ok && d.Status == ota.StatusChecking {
+			last.Target, last.Group, last.Signals = d.Target, d.Group, d.Signals
+			list[i] = last
+			continue
+		}
+		s.last[d.Device] = d
+	}
+	if !s.terminal {
+		for i := range list {
+			s.event(at, &list[i])
+		}
+		return
+	}
+	var b strings.Builder
+	if s.drawn > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA", s.drawn) // up, to the first line of the table
+	}
+	width := s.width()
+	line := func(text string) { b.WriteString(text + "\x1b[K\n") } // and clear the rest of the old line
+	line(s.paint(dim, fmt.Sprintf("%-9s%-9s%-8s%-14s%-18s%-17s%s", "DEVICE", "GROUP", "RUNS", "TARGET", "STATUS", "BATTERY", fmt.Sprintf("%5.1f s", at.Seconds()))))
+	for i := range list {
+		d := &list[i]
+		color := colorOf(d)
+		left := fmt.Sprintf("%-9s%-9s%-8s%-14s", d.Device, d.Group, d.Version, d.Target)
+		status := fmt.Sprintf("%-18s", d.Status)
+		seen := pad(readings(d.Signals), 17)
+		room := max(width-1-len(left)-len(status)-17, 10)
+		line(left + s.paint(color, status) + seen + cut(why(d), room))
+	}
+	s.drawn = len(list) + 1
+	fmt.Fprint(s.out, b.String())
+}
+
+// event prints a line if something has changed but numbers.
+func (s *screen) event(at time.Duration, d *api.Device) {
+	if d.Target == "" || d.Status == ota.StatusChecking {
+		return // nothing to tell yet
+	}
+	text := fmt.Sprintf("%s runs %-6s %-17s %s", d.Device, d.Version, d.Status, d.Why)
+	key := fmt.Sprint(d.Version, d.Status, d.Code, d.UpdateVersion)
+	if s.said[d.Device] == key {
+		return
+	}
+	s.said[d.Device] = key
+	fmt.Fprintf(s.out, "%5.1f s  %s\n", at.Seconds(), text)
+}
+
+// summary prints what was expected and what was found.
+func (s *screen) summary(sum Summary) {
+	fmt.Fprintf(s.out, "\n%-9s%-29s%-29s\n", "DEVICE", "EXPECTED", "ACTUAL")
+	for i := range sum.Devices {
+		o := &sum.Devices[i]
+		mark := s.paint(green, "as planned")
+		if !o.OK {
+			mark = s.paint(red, "NOT AS PLANNED, "+o.Status)
+		}
+		fmt.Fprintf(s.out, "%-9s%-29s%-29s%s: %s\n", o.Device, o.Want, o.Got, mark, o.Story)
+		if o.Want.Result != ota.Succeeded || !o.OK {
+			fmt.Fprintf(s.out, "         %s\n", s.paint(dim, cut(or(strings.TrimPrefix(o.Reason, "not now: "), "no reason given"), 2*s.width())))
+		}
+	}
+	text := fmt.Sprintf("All %d devices ended as planned, in %.1f s.", len(sum.Devices), sum.Seconds)
+	if !sum.OK {
+		text = fmt.Sprintf("Not all devices ended as planned in %.1f s.", sum.Seconds)
+	}
+	fmt.Fprintf(s.out, "\n%s\n", s.paint(bold, text))
+}
+
+// keep says how to go on by hand.
+func (s *screen) keep(st *stage) {
+	fmt.Fprintf(s.out, `
+Server and devices go on until Ctrl-C. In another terminal:
+
+  export INTERLOCK_SERVER=%s INTERLOCK_CA=%s INTERLOCK_TOKEN_FILE=%s
+  interlock devices list
+  interlock device status --socket %s
+
+`, st.server.URL, st.server.CAFile, st.server.OperatorFile, st.socket("bess-04"))
+}
+
+func (e End) String() string {
+	switch {
+	case e.Waits != 0:
+		return e.Version + ", waits: " + e.Waits.Name()
+	case e.Result == ota.Succeeded:
+		return e.Version + ", " + string(e.Result)
+	case e.Result != "":
+		return e.Version + ", " + e.Release + " " + string(e.Result)
+	}
+	return e.Version
+}
+
+// why is the reason, or how far a download is.
+func why(d *api.Device) string {
+	if d.Status != ota.StatusDownloading || d.Total <= 0 || d.Code != ota.ErrNone {
+		return d.Why
+	}
+	const cells = 20
+	full := int(cells * d.Done / d.Total)
+	return strings.Repeat("█", full) + strings.Repeat("░", cells-full) + fmt.Sprintf(" %3d %%", 100*d.Done/d.Total)
+}
+
+// readings writes state of charge and temperature.
+func readings(list []ota.Signal) string {
+	var parts []string
+	for _, x := range list {
+		if x.Name == "soc" || x.Name == "temperature_max" {
+			parts = append(parts, fmt.Sprintf("%.1f %s", x.Value, x.Unit))
+		}
+	}
+	return strings.Join(parts, "  ")
+}
+
+type paint string
+
+const (
+	bold   paint = "1"
+	dim    paint = "2"
+	red    paint = "31"
+	green  paint = "32"
+	yellow paint = "33"
+	blue   paint = "34"
+)
+
+func (s *screen) paint(p paint, text string) string {
+	if !s.color {
+		return text
+	}
+	return "\x1b[" + string(p) + "m" + text + "\x1b[0m"
+}
+
+func colorOf(d *api.Device) paint {
+	switch {
+	case d.Status == ota.StatusFailed:
+		return red
+	case d.Code != ota.ErrNone:
+		return yellow
+	case d.Status == ota.StatusIdle || d.Status == ota.StatusComplete:
+		return green
+	}
+	return blue
+}
+
+// width of the terminal in characters.
+func (s *screen) width() int {
+	if f, ok := s.out.(*os.File); ok {
+		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 0 {
+			return w
+		}
+	}
+	return 120
+}
+
+// cut shortens text to n characters, for a line that wraps would tear the table.
+func cut(text string, n int) string {
+	if utf8.RuneCountInString(text) <= n {
+		return text
+	}
+	return string([]rune(text)[:n-1]) + "…"
+}
+
+func pad(text string, n int) string {
+	return text + strings.Repeat(" ", max(n-utf8.RuneCountInString(text), 0))
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
