@@ -245,7 +245,7 @@ func (m *Manager) outcome(r Record) error {
 
 // isEnd reports whether err answers a command, or is just the next thing to wait for.
 func isEnd(err error) bool {
-	return err != nil && !errors.Is(err, errWaiting) && !errors.Is(err, errConsent) && !errors.Is(err, errUndelivered)
+	return err != nil && !errors.Is(err, errWaiting) && !errors.Is(err, errConsent)
 }
 
 func (m *Manager) takeAbort(r *Record, b Boot, c *Call) error {

@@ -12,6 +12,10 @@ import (
 // agent crashes again and again must not keep the trial alive for ever.
 const maxStarts = 5
 
+// resumeRetry is the pause after a Resume that failed: a plant must not stay
+// quiesced because one command did not get through.
+const resumeRetry = 10 * time.Second
+
 // never is the pause of a state in which only a command or a check changes anything.
 const never = time.Duration(math.MaxInt64)
 
@@ -32,6 +36,7 @@ func (m *Manager) step(ctx context.Context) (pause time.Duration, err error) {
 		}
 	}
 	before := r.State
+	r = m.deliver(ctx, r)
 	if m.checkDue && checkable(r) {
 		m.checkDue = false
 		r, err = m.check(ctx, r, b)
@@ -44,11 +49,18 @@ func (m *Manager) step(ctx context.Context) (pause time.Duration, err error) {
 		return 0, saveErr
 	}
 	m.answer(r, err)
-	if r.State != before {
+	if r.State != before && err == nil {
 		m.backoff = 0
 		return 0, nil
 	}
-	return m.pauseAfter(r, err), nil
+	pause = m.pauseAfter(r, err)
+	if m.owes(r) {
+		pause = min(pause, time.Until(m.deliverAt))
+	}
+	if r.Quiesced && !staysQuiet(r) { // Resume failed
+		pause = min(pause, resumeRetry)
+	}
+	return max(pause, 0), nil
 }
 
 // next is the whole machine:
@@ -62,11 +74,11 @@ func (m *Manager) step(ctx context.Context) (pause time.Duration, err error) {
 func (m *Manager) next(ctx context.Context, r Record, b Boot) (Record, error) {
 	switch r.State {
 	case Idle:
-		return m.deliver(ctx, r)
+		return r, errWaiting
 
 	case Available:
 		if !m.consents(r, ConsentInstall) {
-			return m.waitForPerson(ctx, r, StatusUpdateAvailable)
+			return m.waitForPerson(r, StatusUpdateAvailable)
 		}
 		m.enter(StatusUpdateAvailable)
 		if err := m.ask(ctx, r, BeforeWrite, StatusUpdateAvailable); err != nil {
@@ -105,7 +117,7 @@ func (m *Manager) next(ctx context.Context, r Record, b Boot) (Record, error) {
 			return m.damaged(r, b, err)
 		}
 		if !m.consents(r, ConsentApply) {
-			return m.waitForPerson(ctx, r, StatusReadyToApply)
+			return m.waitForPerson(r, StatusReadyToApply)
 		}
 		m.enter(StatusReadyToApply)
 		if err := m.ask(ctx, r, BeforeRestart, StatusReadyToApply); err != nil {
@@ -276,7 +288,7 @@ func (m *Manager) proven(ctx context.Context, r Record, b Boot) (Record, error) 
 		return r, fmt.Errorf("mark slot %s good: %w", b.Slot, err)
 	}
 	was := r.Running
-	if was.Slot != r.OldSlot || was.Version != r.From {
+	if was.Slot != r.OldSlot || CompareVersions(was.Version, r.From) != 0 {
 		was = Installed{Version: r.From}
 	}
 	was.Slot = r.OldSlot
@@ -314,13 +326,17 @@ func (m *Manager) rollBack(ctx context.Context, r Record, b Boot) (Record, error
 			return r, err
 		}
 	}
+	if !m.rebooting.IsZero() && time.Since(m.rebooting) < m.cfg.RollbackTimeout {
+		return r, errWaiting // the device is on its way down
+	}
 	if err := m.cfg.Slots.Try(ctx, r.OldSlot); err != nil {
 		return r, fmt.Errorf("try slot %s: %w", r.OldSlot, err)
 	}
 	if err := m.cfg.Slots.Reboot(ctx); err != nil {
 		return r, fmt.Errorf("restart: %w", err)
 	}
-	return r, fmt.Errorf("%w: restarting", errWaiting)
+	m.rebooting = time.Now()
+	return r, errWaiting
 }
 
 // damaged deals with a staged image that no longer reads back as it was

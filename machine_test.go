@@ -731,3 +731,106 @@ func TestFailingSync(t *testing.T) {
 		wantReport(t, d, ota.Succeeded, ota.ErrNone, "")
 	})
 }
+
+// TestFailingSuspendIsNotTriedInATightLoop: before the restart as well as before
+// the check, with a pause in between, and the application resumed each time.
+func TestFailingSuspendIsNotTriedInATightLoop(t *testing.T) {
+	device(t, func(t *testing.T, d *otatest.Device) {
+		suspends, resumes := 0, 0
+		configure(d, func(c *ota.Config) {
+			c.Hooks.Suspend = func(context.Context) error { suspends++; return errors.New("PCS does not answer") }
+			c.Hooks.Resume = func(context.Context) error { resumes++; return nil }
+		})
+		got := live(t, d)
+		if suspends < 2 || suspends > 40 || resumes != suspends {
+			t.Errorf("%d suspends and %d resumes in 23 minutes, want about 20 and as many", suspends, resumes)
+		}
+		if !strings.Contains(got.Reason, "PCS does not answer") {
+			t.Errorf("reason %q", got.Reason)
+		}
+		wantRunning(t, d, "1.0.0")
+	})
+}
+
+// TestResumeIsTriedUntilItWorks: no plant stays quiesced because one command did
+// not get through.
+func TestResumeIsTriedUntilItWorks(t *testing.T) {
+	device(t, func(t *testing.T, d *otatest.Device) {
+		var first, last time.Time
+		configure(d, func(c *ota.Config) {
+			c.CheckInterval = 0
+			c.Hooks.Resume = func(context.Context) error {
+				if first.IsZero() {
+					first = time.Now()
+				}
+				if last = time.Now(); last.Sub(first) < time.Minute {
+					return errors.New("bus busy")
+				}
+				d.Suspended = false
+				return nil
+			}
+		})
+		live(t, d)
+		wantRunning(t, d, "1.0.1")
+		if took := last.Sub(first); took < time.Minute || took > 75*time.Second {
+			t.Errorf("resumed %v after the first try, want soon after 1m0s", took)
+		}
+	})
+}
+
+// TestReportsGoOutWhileAnUpdateWaits: the end of one update is told even if the
+// next one waits for days.
+func TestReportsGoOutWhileAnUpdateWaits(t *testing.T) {
+	v102 := otatest.NewFirmware("1.0.2", 21000, true, true)
+	device(t, func(t *testing.T, d *otatest.Device) {
+		offline := true
+		d.Source.Firmware = v101
+		d.Disk.OnEffect = func(_ int, effect string) otatest.Fault {
+			if offline && strings.HasPrefix(effect, "report") {
+				return otatest.Fault{Err: errors.New("no carrier")}
+			}
+			return otatest.Fault{}
+		}
+		live(t, d)
+		configure(d, func(c *ota.Config) {
+			c.Gate = func(context.Context, *ota.Manifest, ota.Moment) error { return ota.ErrNotNow }
+		})
+		d.Source.Firmware, offline = v102, false
+		if got := live(t, d); got.Status != ota.StatusUpdateAvailable || got.Unsent != 0 {
+			t.Errorf("%s with %d unsent reports, want UPDATE_AVAILABLE and none", got.Status, got.Unsent)
+		}
+		wantReport(t, d, ota.Succeeded, ota.ErrNone, "")
+	}, v101, v102)
+}
+
+// TestRestartThatNeverComes: a device that says it restarts and does not is told
+// again, and meanwhile nothing else happens.
+func TestRestartThatNeverComes(t *testing.T) {
+	device(t, func(t *testing.T, d *otatest.Device) {
+		asked := 0
+		config := d.Config
+		d.Config = func(c *ota.Config) { config(c); c.RollbackTimeout = 5 * time.Minute; c.Slots = &deaf{c.Slots, &asked} }
+		live(t, d)
+		if asked < 2 || asked > 6 {
+			t.Errorf("asked %d times in 23 minutes, want about every 5 minutes", asked)
+		}
+		wantRunning(t, d, "1.0.0")
+	})
+}
+
+type deaf struct {
+	ota.Slots
+	asked *int
+}
+
+func (s *deaf) Reboot(context.Context) error { *s.asked++; return nil }
+
+func TestOtherBuildOfTheSameVersionIsTheSame(t *testing.T) {
+	device(t, func(t *testing.T, d *otatest.Device) {
+		live(t, d)
+		configure(d, func(c *ota.Config) { c.Version += "+build.7" })
+		if got := live(t, d); !got.CanRollBack {
+			t.Errorf("cannot roll back: %s", got.WhyNot)
+		}
+	})
+}

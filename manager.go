@@ -15,7 +15,6 @@ import (
 var (
 	errWaiting     = errors.New("waiting")
 	errConsent     = errors.New("waiting for a person")
-	errUndelivered = errors.New("report not delivered")
 )
 
 // Manager carries one device through its updates. Its methods may be called
@@ -38,6 +37,8 @@ type Manager struct {
 	checked       error // how the last check ended
 	waiting       []*Call
 	backoff       time.Duration
+	deliverAt     time.Time // no report before
+	deliverPause  time.Duration
 	asked         string    // attempt for which the gate has allowed to write
 	started       string    // attempt for which Started was called
 	armed         string    // attempt for which the gate has allowed the restart
@@ -164,15 +165,9 @@ func (m *Manager) pauseAfter(r Record, err error) time.Duration {
 		return m.cfg.HealthInterval
 	case r.State == Activating:
 		return m.cfg.GateInterval
-	case err == nil: // a report delivered, or a check that changed nothing
+	case err == nil: // a check that changed nothing
 		return 0
-	case errors.Is(err, errUndelivered):
-		m.cfg.Log.Warn("report not delivered, it is kept", "error", err)
-		return m.nextBackoff(10*time.Second, m.cfg.MaxBackoff)
 	case r.State == Idle, errors.Is(err, errConsent):
-		if _, ok := m.cfg.Source.(Reporter); ok && len(r.Unsent) > 0 && r.State == Idle {
-			return m.nextBackoff(time.Second, m.cfg.MaxBackoff)
-		}
 		return never
 	case errors.Is(err, ErrNotNow):
 		return m.cfg.GateInterval
@@ -249,13 +244,9 @@ func (m *Manager) consents(r Record, need Consent) bool {
 	return m.cfg.Automatic || r.Consent >= need || r.Release.Mandatory
 }
 
-// waitForPerson stays, and meanwhile delivers what has not been delivered.
-func (m *Manager) waitForPerson(ctx context.Context, r Record, s Status) (Record, error) {
+// waitForPerson stays until a command comes.
+func (m *Manager) waitForPerson(r Record, s Status) (Record, error) {
 	m.explain(s, "waits for a person's consent")
-	r, err := m.deliver(ctx, r)
-	if err == nil || errors.Is(err, errUndelivered) {
-		return r, err
-	}
 	return r, errConsent
 }
 
@@ -275,13 +266,17 @@ func (m *Manager) suspend(ctx context.Context, r *Record) error {
 	return nil
 }
 
+// staysQuiet reports whether a quiesced application stays so: on the way into the
+// restart, and until the trial has ended.
+func staysQuiet(r Record) bool {
+	return r.State == Activating || r.State == Trial || r.State == RollBack
+}
+
 // resumeUnlessNeeded resumes a quiesced application on every path that does not
 // go on towards the restart.
 func (m *Manager) resumeUnlessNeeded(ctx context.Context, r *Record, goesOn bool) {
 	switch {
-	case !r.Quiesced:
-		return
-	case r.State == Activating || r.State == Trial || r.State == RollBack:
+	case !r.Quiesced || staysQuiet(*r):
 		return
 	case m.cfg.Suspend == SuspendBeforeCheck && r.State != Idle && goesOn:
 		return

@@ -73,23 +73,32 @@ func (r *Record) skip(digest, version, reason string) {
 	}
 }
 
-// deliver hands the oldest report that is not confirmed to the source.
-func (m *Manager) deliver(ctx context.Context, r Record) (Record, error) {
-	to, ok := m.cfg.Source.(Reporter)
-	if !ok || len(r.Unsent) == 0 {
-		return r, errWaiting
+// owes reports whether there are reports to deliver, and a state in which there
+// is time for it.
+func (m *Manager) owes(r Record) bool {
+	_, ok := m.cfg.Source.(Reporter)
+	return ok && len(r.Unsent) > 0 && checkable(r)
+}
+
+// deliver hands the oldest report that is not confirmed to the source. After a
+// failure it waits, from 10 s doubling to MaxBackoff, whatever else goes on.
+func (m *Manager) deliver(ctx context.Context, r Record) Record {
+	if !m.owes(r) || time.Now().Before(m.deliverAt) {
+		return r
 	}
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()
-	if err := to.Report(ctx, r.Unsent[0]); err != nil {
-		return r, fmt.Errorf("%w: deliver report %s: %w", errUndelivered, r.Unsent[0].ID, err)
+	if err := m.cfg.Source.(Reporter).Report(ctx, r.Unsent[0]); err != nil {
+		m.deliverPause = min(max(2*m.deliverPause, 10*time.Second), m.cfg.MaxBackoff)
+		m.deliverAt = time.Now().Add(m.jitter(m.deliverPause))
+		m.cfg.Log.Warn("report not delivered, it is kept", "id", r.Unsent[0].ID, "error", err)
+		return r
 	}
-	r.Unsent = r.Unsent[1:]
-	if len(r.Unsent) == 0 {
+	m.deliverPause = 0
+	if r.Unsent = r.Unsent[1:]; len(r.Unsent) == 0 {
 		r.Unsent = nil
 	}
-	m.backoff = 0
-	return r, nil
+	return r
 }
 
 // reconcile makes the record agree with what was booted, which always wins.
@@ -99,7 +108,7 @@ func (m *Manager) reconcile(r Record, b Boot) (Record, bool) {
 		r.Quiesced, changed = false, true // the restart has started the tasks again
 	}
 	now := Installed{Slot: b.Slot, Version: m.cfg.Version, SecurityVersion: m.cfg.SecurityVersion}
-	same := r.Running.Slot == b.Slot && r.Running.Version == m.cfg.Version
+	same := r.Running.Slot == b.Slot && CompareVersions(r.Running.Version, m.cfg.Version) == 0
 	switch {
 	case r.State != Idle && r.State != Available || same:
 		return r, changed
@@ -117,7 +126,7 @@ func (m *Manager) reconcile(r Record, b Boot) (Record, bool) {
 	}
 	if r.Previous.Slot == b.Slot {
 		now.SecurityVersion = max(now.SecurityVersion, r.Previous.SecurityVersion)
-		if r.Previous.Version == m.cfg.Version {
+		if CompareVersions(r.Previous.Version, m.cfg.Version) == 0 {
 			now = r.Previous
 		}
 	}

@@ -32,6 +32,9 @@ func (m *Manager) show(r Record) {
 	} else if s.Update == nil || s.Update.Digest != r.Digest {
 		s.Update, s.Done = r.Release.Info(), 0
 	}
+	if r.State == Staged || staysQuiet(r) {
+		s.Done = s.Update.Size
+	}
 }
 
 // set shows a status with its reason, and tells the application of every change.
@@ -45,7 +48,7 @@ func (m *Manager) set(status Status, err error) {
 	}
 	var signals []Signal
 	if ref, ok := errors.AsType[*Refusal](err); ok {
-		signals = ref.Signals
+		reason, signals = ref.Reason, ref.Signals
 	}
 	m.tell(status, code, reason, signals)
 }
@@ -59,7 +62,7 @@ func (m *Manager) enter(status Status) {
 
 // because adds to the present status what it waits for.
 func (m *Manager) because(err error) {
-	if err == nil || errors.Is(err, errConsent) || errors.Is(err, errUndelivered) || err == errWaiting {
+	if err == nil || errors.Is(err, errConsent) || err == errWaiting {
 		return
 	}
 	m.set(m.Snapshot().Status, err)
