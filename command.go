@@ -240,7 +240,7 @@ func (m *Manager) outcome(r Record) error {
 	if r.Last.Result == Aborted {
 		return ErrAborted
 	}
-	return &because{r.Last.Code, r.Last.Reason}
+	return coded(r.Last.Code, "%s", r.Last.Reason)
 }
 
 // isEnd reports whether err answers a command, or is just the next thing to wait for.

@@ -226,7 +226,7 @@ func (m *Manager) trial(ctx context.Context, r Record, b Boot) (Record, error) {
 		}
 		r.Starts++
 		if r.Starts > maxStarts && !m.cfg.NoRollback { // before asking: the question may be what it dies of
-			return m.giveBack(r, fmt.Errorf("%w: the agent started %d times in one trial", ErrValidation, r.Starts)), nil
+			return m.giveBack(r, coded(ErrValidation, "the agent started %d times in one trial", r.Starts)), nil
 		}
 		if err := m.save(r); err != nil {
 			return r, err
@@ -248,8 +248,8 @@ func (m *Manager) trial(ctx context.Context, r Record, b Boot) (Record, error) {
 		return m.proven(ctx, r, b)
 	}
 	if err == nil {
-		return r, fmt.Errorf("%w: healthy for %v of %v", errWaiting,
-			time.Since(m.healthySince).Round(time.Second), m.cfg.ValidationTime)
+		m.explain(StatusTrial, fmt.Sprintf("healthy for %v of %v", time.Since(m.healthySince).Round(time.Second), m.cfg.ValidationTime))
+		return r, errWaiting
 	}
 	if m.cfg.NoRollback {
 		return r, fmt.Errorf("not healthy, and automatic rollback is switched off: %w", err)
@@ -270,10 +270,10 @@ func (m *Manager) giveBack(r Record, err error) Record {
 // healthy asks the application, and makes sure that what runs is what was sent.
 func (m *Manager) healthy(ctx context.Context, r Record, limit time.Duration) error {
 	if CompareVersions(m.cfg.Version, r.Release.Version) != 0 {
-		return fmt.Errorf("%w: slot %s reports version %s, want %s", ErrValidation, r.Slot, m.cfg.Version, r.Release.Version)
+		return coded(ErrValidation, "slot %s reports version %s, want %s", r.Slot, m.cfg.Version, r.Release.Version)
 	}
 	if m.cfg.Healthy == nil {
-		return fmt.Errorf("%w: not confirmed", ErrValidation)
+		return coded(ErrValidation, "not confirmed")
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -307,7 +307,7 @@ func (m *Manager) proven(ctx context.Context, r Record, b Boot) (Record, error) 
 // record may have made the new slot the one that boots.
 func (m *Manager) rollBack(ctx context.Context, r Record, b Boot) (Record, error) {
 	m.enter(StatusRollingBack)
-	result, why := RolledBack, error(&because{ErrorCode(r.Code), r.Reason})
+	result, why := RolledBack, coded(ErrorCode(r.Code), "%s", r.Reason)
 	if r.Abort {
 		result, why = Aborted, ErrAborted
 	}
@@ -363,9 +363,9 @@ func cameBack(r Record) Result {
 
 func cameBackErr(r Record, b Boot) error {
 	if r.FellBack {
-		return fmt.Errorf("%w: slot %s was tried %d times and did not stay up, slot %s came back", ErrValidation, r.Slot, r.Tries, b.Slot)
+		return coded(ErrValidation, "slot %s was tried %d times and did not stay up, slot %s came back", r.Slot, r.Tries, b.Slot)
 	}
-	return fmt.Errorf("%w: %w: slot %s booted after each of %d restarts, and nothing says that slot %s was tried", ErrInternal, ErrLost, b.Slot, r.Tries, r.Slot)
+	return coded(ErrInternal, "%w: slot %s booted after each of %d restarts, and nothing says that slot %s was tried", ErrLost, b.Slot, r.Tries, r.Slot)
 }
 
 // giveUp reports whether err will not mend by waiting.
@@ -380,14 +380,19 @@ func giveUp(err error) bool {
 	return false
 }
 
-// because is a stored reason with its stored code.
-type because struct {
-	code   ErrorCode
-	reason string
+// coded returns an error that carries code, but not its text: for reasons that
+// say more without it.
+func coded(code ErrorCode, format string, a ...any) error {
+	return &codedError{code, fmt.Errorf(format, a...)}
 }
 
-func (b *because) Error() string { return b.reason }
-func (b *because) Unwrap() error { return b.code }
+type codedError struct {
+	code ErrorCode
+	err  error
+}
+
+func (e *codedError) Error() string   { return e.err.Error() }
+func (e *codedError) Unwrap() []error { return []error{e.code, e.err} }
 
 func codeOr(err error, byDefault ErrorCode) ErrorCode {
 	if c := CodeOf(err); c != ErrInternal && !(c == ErrConnectivity && !errors.Is(err, ErrConnectivity)) {
