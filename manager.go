@@ -13,8 +13,8 @@ import (
 
 // Reasons to wait that are not errors.
 var (
-	errWaiting     = errors.New("waiting")
-	errConsent     = errors.New("waiting for a person")
+	errWaiting = errors.New("waiting")
+	errConsent = errors.New("waiting for a person")
 )
 
 // Manager carries one device through its updates. Its methods may be called
