@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/interlock-energy/ota/internal/demo"
@@ -43,6 +45,9 @@ func (c *demoCmd) Run(ctx context.Context, e *env) error {
 	if e.quiet {
 		cfg.Out, cfg.Terminal = nil, false
 	}
+	// Without this, "interlock demo | head" would end this process at its next
+	// line, before it has tidied up.
+	signal.Ignore(syscall.SIGPIPE)
 	s, err := demo.Run(ctx, cfg)
 	if err != nil && !errors.Is(err, demo.ErrUnexpected) {
 		return err

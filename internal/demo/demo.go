@@ -211,7 +211,7 @@ func (st *stage) startServer(ctx context.Context, keys *bundle.Keys) error {
 // publish does what an operator does: puts one device into another group, and
 // gives each group a release.
 func (st *stage) publish(ctx context.Context, r *releases) error {
-	if err := st.await(ctx, "all devices to check in", func(list []api.Device) (bool, error) {
+	if err := st.await(ctx, "wait for all devices to check in", func(list []api.Device) (bool, error) {
 		strange := func(d api.Device) bool { return d.Version != oldVersion }
 		return len(list) == len(st.devices) && !slices.ContainsFunc(list, strange), nil
 	}); err != nil {
@@ -279,7 +279,7 @@ func (st *stage) await(ctx context.Context, what string, over func([]api.Device)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-deadline.C:
-			return fmt.Errorf("%w: waited for %s until %v were over", errTime, what, st.cfg.Timeout)
+			return fmt.Errorf("%s: %w, %v", what, errTime, st.cfg.Timeout)
 		}
 	}
 }
@@ -291,16 +291,19 @@ func (st *stage) show(ctx context.Context) ([]api.Device, error) {
 		return nil, err
 	}
 	st.screen.show(time.Since(st.begun), list)
+	if st.screen.err != nil {
+		return nil, fmt.Errorf("print: %w", st.screen.err)
+	}
 	return list, nil
 }
 
-var errTime = errors.New("too slow")
+var errTime = errors.New("not within the time given")
 
 // play waits until every device is where it should be, or the time is over, and
 // says what has become of each.
 func (st *stage) play(ctx context.Context) (Summary, error) {
 	var s Summary
-	err := st.await(ctx, "all devices to end as planned", func(list []api.Device) (bool, error) {
+	err := st.await(ctx, "wait for all devices to end as planned", func(list []api.Device) (bool, error) {
 		for i := range list {
 			if d := st.device(list[i].Device); d != nil {
 				if err := d.follow(&list[i], time.Now()); err != nil {
@@ -314,7 +317,7 @@ func (st *stage) play(ctx context.Context) (Summary, error) {
 	})
 	s.Seconds = time.Since(st.begun).Round(100 * time.Millisecond).Seconds()
 	if errors.Is(err, errTime) {
-		err = fmt.Errorf("%w: %w", ErrUnexpected, err)
+		err = fmt.Errorf("%w within %v", ErrUnexpected, st.cfg.Timeout)
 	}
 	return s, err
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/interlock-energy/ota/api"
 	"github.com/interlock-energy/ota/internal/agent"
 	"github.com/interlock-energy/ota/internal/battery"
+	"github.com/interlock-energy/ota/internal/control"
 )
 
 const (
@@ -26,6 +27,8 @@ type device struct {
 	waits   time.Time // since when it is known to wait
 	soc     float64
 	charged time.Time // when the last percent was added
+
+	askedAgain bool // for a release, after one has failed
 }
 
 func newDevice(ctx context.Context, st *stage, p Planned, r *releases) (*device, error) {
@@ -75,8 +78,14 @@ func (st *stage) socket(id string) string {
 	return path
 }
 
-// follow charges an empty battery once everybody could see that it is waited for.
+// follow does what a person would on seeing a device like that: charges an empty
+// battery, once everybody could see that it is waited for, and looks for a
+// release again after one has failed, which must not be taken a second time.
 func (d *device) follow(seen *api.Device, now time.Time) error {
+	if seen.Status == ota.StatusFailed && !d.askedAgain {
+		d.askedAgain = true
+		d.agent.Command(control.Check)
+	}
 	if !d.plan.charges || d.soc >= chargeTo {
 		return nil
 	}

@@ -14,7 +14,7 @@ const (
 	goodVersion  = "1.0.1"
 	brokenOne    = "1.0.2-broken"
 	canary       = "canary"
-	pollInterval = 20 * time.Second
+	pollInterval = 30 * time.Second
 )
 
 // Planned is one device of the demo, and where it must end.

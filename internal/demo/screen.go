@@ -21,6 +21,7 @@ type screen struct {
 	out      io.Writer
 	terminal bool
 	color    bool
+	err      error                 // of the first write that failed
 	drawn    int                   // lines of the table on the terminal
 	said     map[string]string     // last line about each device, without the time
 	last     map[string]api.Device // as shown last
@@ -34,10 +35,17 @@ func newScreen(cfg Config) *screen {
 	return s
 }
 
+// printf writes, until that fails once: whoever watched is gone.
+func (s *screen) printf(format string, a ...any) {
+	if s.err == nil {
+		_, s.err = fmt.Fprintf(s.out, format, a...)
+	}
+}
+
 // begin comes first: where to look.
 func (s *screen) begin(url string) {
-	fmt.Fprintf(s.out, "Watch it in a browser: %s\n\n", s.paint(bold, url+"/"))
-	fmt.Fprintf(s.out, "An update server and six battery systems, all on this machine. Firmware %s is\n"+
+	s.printf("Watch it in a browser: %s\n\n", s.paint(bold, url+"/"))
+	s.printf("An update server and six battery systems, all on this machine. Firmware %s is\n"+
 		"rolled out over %s, and %s, which does not start, to the canary.\n\n", goodVersion, oldVersion, brokenOne)
 }
 
@@ -45,7 +53,7 @@ func (s *screen) begin(url string) {
 // for it.
 func (s *screen) note(at time.Duration, text string) {
 	if !s.terminal {
-		fmt.Fprintf(s.out, "%5.1f s  %s\n", at.Seconds(), text)
+		s.printf("%5.1f s  %s\n", at.Seconds(), text)
 	}
 }
 
@@ -86,7 +94,7 @@ func (s *screen) show(at time.Duration, list []api.Device) {
 		line(left + s.paint(color, status) + seen + cut(why(d), room))
 	}
 	s.drawn = len(list) + 1
-	fmt.Fprint(s.out, b.String())
+	s.printf("%s", b.String())
 }
 
 // event prints a line if something has changed but numbers.
@@ -100,33 +108,35 @@ func (s *screen) event(at time.Duration, d *api.Device) {
 		return
 	}
 	s.said[d.Device] = key
-	fmt.Fprintf(s.out, "%5.1f s  %s\n", at.Seconds(), text)
+	s.printf("%5.1f s  %s\n", at.Seconds(), text)
 }
 
 // summary prints what was expected and what was found.
 func (s *screen) summary(sum Summary) {
-	fmt.Fprintf(s.out, "\n%-9s%-29s%-29s\n", "DEVICE", "EXPECTED", "ACTUAL")
+	s.printf("\n%-9s%-29s%-29s\n", "DEVICE", "EXPECTED", "ACTUAL")
 	for i := range sum.Devices {
 		o := &sum.Devices[i]
-		mark := s.paint(green, "as planned")
+		left := fmt.Sprintf("%-9s%-29s%-29s", o.Device, o.Want, o.Got)
+		mark, color := "as planned", green
 		if !o.OK {
-			mark = s.paint(red, "NOT AS PLANNED, "+o.Status)
+			mark, color = "NOT AS PLANNED, "+o.Status, red
 		}
-		fmt.Fprintf(s.out, "%-9s%-29s%-29s%s: %s\n", o.Device, o.Want, o.Got, mark, o.Story)
-		if o.Want.Result != ota.Succeeded || !o.OK {
-			fmt.Fprintf(s.out, "         %s\n", s.paint(dim, cut(or(strings.TrimPrefix(o.Reason, "not now: "), "no reason given"), 2*s.width())))
+		room := max(s.width()-1-len(left)-len(mark), 10)
+		s.printf("%s%s%s\n", left, s.paint(color, mark), cut(": "+o.Story, room))
+		if reason := strings.TrimPrefix(o.Reason, "not now: "); reason != "" {
+			s.printf("         %s\n", s.paint(dim, cut(reason, s.width()-10)))
 		}
 	}
 	text := fmt.Sprintf("All %d devices ended as planned, in %.1f s.", len(sum.Devices), sum.Seconds)
 	if !sum.OK {
 		text = fmt.Sprintf("Not all devices ended as planned in %.1f s.", sum.Seconds)
 	}
-	fmt.Fprintf(s.out, "\n%s\n", s.paint(bold, text))
+	s.printf("\n%s\n", s.paint(bold, text))
 }
 
 // keep says how to go on by hand.
 func (s *screen) keep(st *stage) {
-	fmt.Fprintf(s.out, `
+	s.printf(`
 Server and devices go on until Ctrl-C. In another terminal:
 
   export INTERLOCK_SERVER=%s INTERLOCK_CA=%s INTERLOCK_TOKEN_FILE=%s
