@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/interlock-energy/ota/internal/control"
@@ -24,7 +25,7 @@ const (
 // another round. Firmware that does not start, or ends by itself, is a restart
 // that nobody asked for: if it was on trial, the slot before it boots again.
 func (a *Agent) powered(ctx context.Context) error {
-	pause := time.Duration(0)
+	wait := time.Duration(0)
 	for {
 		began := time.Now()
 		err := a.boot(ctx)
@@ -33,22 +34,18 @@ func (a *Agent) powered(ctx context.Context) error {
 		}
 		if errors.Is(err, errRestart) {
 			a.log.Info("restarting")
-			pause = 0
+			wait = 0
 			continue
 		}
-		a.log.Error("the firmware is not running, restarting", "error", err, "pause", pause)
+		a.log.Error("the firmware is not running, restarting", "error", err, "pause", wait)
 		a.setNotStarted(err)
 		if time.Since(began) > settled {
-			pause = 0
+			wait = 0
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if !pause(ctx, wait) {
 			return nil
-		case <-timer.C:
 		}
-		pause = min(max(2*pause, firstPause), lastPause)
+		wait = min(max(2*wait, firstPause), lastPause)
 	}
 }
 
@@ -64,6 +61,9 @@ func (a *Agent) boot(ctx context.Context) error {
 	}
 	fw, err := supervise.Start(ctx, supervise.Config{Path: a.slotPath(slot), Log: a.log,
 		Timeout: time.Duration(a.cfg.Slot.StartTimeout), Grace: time.Duration(a.cfg.Slot.StopGrace)})
+	if errors.Is(err, fs.ErrNotExist) && a.cfg.Slot.Factory == "" {
+		err = fmt.Errorf("%w (slot.factory names the image that a new device begins with)", err)
+	}
 	if err != nil {
 		return fmt.Errorf("boot slot %s: %w", slot, err)
 	}

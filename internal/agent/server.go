@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	pushPause   = time.Second      // between two messages to the server
-	pushTimeout = 10 * time.Second // for one
+	pushSettle  = 200 * time.Millisecond // after a change: a check at a waiting device is three in a row
+	pushPause   = time.Second            // between two messages to the server
+	pushTimeout = 10 * time.Second       // for one
 )
 
 // sourceSet is the sources of one boot.
@@ -206,6 +207,9 @@ func (a *Agent) push(ctx context.Context) {
 			return
 		case <-a.pushNow:
 		}
+		if !pause(ctx, pushSettle) {
+			return
+		}
 		a.mu.Lock()
 		set := a.sources
 		a.mu.Unlock()
@@ -214,13 +218,21 @@ func (a *Agent) push(ctx context.Context) {
 				a.pushTo(ctx, h)
 			}
 		}
-		pause := time.NewTimer(pushPause)
-		select {
-		case <-ctx.Done():
-			pause.Stop()
+		if !pause(ctx, pushPause) {
 			return
-		case <-pause.C:
 		}
+	}
+}
+
+// pause waits for d, and reports false if ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
 	}
 }
 

@@ -30,7 +30,7 @@ type fleet struct {
 
 func (s *site) joinFleet() *fleet {
 	s.t.Helper()
-	server, err := web.Open(filepath.Join(s.dir, "server"), web.Config{PollInterval: time.Second, Log: slog.New(slog.DiscardHandler)})
+	server, err := web.Open(filepath.Join(s.dir, "server"), web.Config{PollInterval: 2 * time.Second, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func TestFleet(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	f := s.joinFleet()
-	s.config += "check_interval: 24h # the server wants one every second\n"
+	s.config += "check_interval: 24h # the server wants one every two seconds\n"
 	s.setSoC(22)
 	a, stop := s.start()
 	f.device("the device", func(d api.DeviceDetail) bool { return d.Version == "1.0.0" })
