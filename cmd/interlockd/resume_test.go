@@ -38,9 +38,8 @@ func TestDownloadGoesOnWhereItWas(t *testing.T) {
 	command(t, dir, tool("interlock"), "build", "--product", "bess", "--version", "1.0.1", "--image", "controller=firmware-1.0.1",
 		"--key", "keys/private.pem", "--out", "bundle")
 
-	w := newWire(t)
 	serverAddr := fmt.Sprintf("127.0.0.1:%d", port(t))
-	w.to = serverAddr
+	w := newWire(t, serverAddr)
 	server := &process{t: t, dir: dir, args: []string{tool("interlock"), "serve", "--data", "server", "--listen", serverAddr, "--public-url", "https://" + w.addr()}}
 	server.start()
 	defer server.kill()
@@ -131,12 +130,12 @@ type wire struct {
 	conns  map[net.Conn]bool
 }
 
-func newWire(t *testing.T) *wire {
+func newWire(t *testing.T, to string) *wire {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &wire{l: l, conns: map[net.Conn]bool{}}
+	w := &wire{l: l, to: to, conns: map[net.Conn]bool{}}
 	w.cond = sync.NewCond(&w.mu)
 	t.Cleanup(func() { l.Close(); w.reset(); w.resume() })
 	go func() {
