@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -86,34 +87,41 @@ func (c *serveCmd) config(e *env) (serve.Config, error) {
 
 // greet says where the server is. At the first start it says what to do next.
 func (c *serveCmd) greet(e *env, s *serve.Server) {
-	fmt.Fprintf(e.stdout, "serving   %s\n", s.URL)
-	if s.PlainURL != "" {
-		fmt.Fprintf(e.stdout, "also      %s\n", s.PlainURL)
-	}
+	fmt.Fprintf(e.stdout, "serving    %s\n", s.URL)
+	login := when(!c.OpenDashboard, " (log in with the operator token)")
+	fmt.Fprintf(e.stdout, "dashboard  %s/%s\n", or(s.PlainURL, s.URL), login)
 	if len(c.Key) == 0 {
 		e.say("note: without --key the server takes releases unverified; devices verify them in any case")
 	}
 	if s.Tokens.Operator == "" && s.Tokens.Device == "" {
 		return
 	}
-	ca := ""
+	settings := "INTERLOCK_SERVER=" + s.URL + " INTERLOCK_TOKEN_FILE=" + quote(absolute(s.OperatorFile))
 	if s.CAFile != "" {
-		ca = " --ca " + quote(s.CAFile)
-		fmt.Fprintf(e.stdout, "CA        %s (devices pin it; back up %s)\n", s.CAFile, c.Data)
+		settings += " INTERLOCK_CA=" + quote(absolute(s.CAFile))
+		fmt.Fprintf(e.stdout, "CA         %s (devices pin it; back up %s)\n", s.CAFile, c.Data)
 	}
 	if s.Tokens.Operator != "" {
-		fmt.Fprintf(e.stdout, "tokens    %s (for people)\n", s.OperatorFile)
+		fmt.Fprintf(e.stdout, "tokens     %s (for people)\n", s.OperatorFile)
 	}
 	if s.Tokens.Device != "" {
-		fmt.Fprintf(e.stdout, "          %s (for devices)\n", s.DeviceFile)
+		fmt.Fprintf(e.stdout, "           %s (for devices)\n", s.DeviceFile)
 	}
-	with := fmt.Sprintf("--server %s%s --token-file %s", s.URL, ca, quote(s.OperatorFile))
 	fmt.Fprintf(e.stdout, `
 next, in another terminal:
-  interlock publish %[1]s FILE
-  interlock devices list %[1]s
-  interlock devices token DEVICE %[1]s
-`, with)
+  export %s
+  interlock publish FILE
+  interlock devices list
+  interlock devices token DEVICE
+`, settings)
+}
+
+// absolute makes a file name one that works in another terminal.
+func absolute(name string) string {
+	if abs, err := filepath.Abs(name); err == nil {
+		return abs
+	}
+	return name
 }
 
 // quote makes a file name one word for a shell.
