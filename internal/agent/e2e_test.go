@@ -442,6 +442,31 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// TestForged: a release that is signed with another key does not touch the slot,
+// unless the configuration says that signatures do not count, loudly.
+func TestForged(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	_, other, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.key = other
+	s.publish("1.0.1", firmware("1.0.1", "", 10_000))
+	a, stop := s.start()
+	wait(t, a, "VALIDATION_FAILED", func(s ota.Snapshot) bool { return s.Status == ota.StatusFailed && s.Code == ota.ErrValidation })
+	if _, err := os.Stat(filepath.Join(s.dir, "slots", "b", "controller.img")); err == nil {
+		t.Error("slot B was written")
+	}
+	stop()
+	s.config += "verify_signature: false\n"
+	a, _ = s.start()
+	wait(t, a, "success", ends("1.0.1", ota.Succeeded))
+	if w := strings.Join(a.Warnings(), "\n"); !strings.Contains(w, "ANYBODY") {
+		t.Errorf("got warnings %q, want a loud one", w)
+	}
+}
+
 // TestTwoAgents: two on one record must not run.
 func TestTwoAgents(t *testing.T) {
 	t.Parallel()

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/interlock-energy/ota"
@@ -63,7 +64,7 @@ func (a *Agent) hookEnv(name string) []string {
 		"INTERLOCK_STATUS=" + s.Status.String(),
 		"INTERLOCK_CODE=" + strconv.Itoa(int(s.Code)),
 		"INTERLOCK_CODE_NAME=" + s.Code.Name(),
-		"INTERLOCK_REASON=" + s.Reason,
+		"INTERLOCK_REASON=" + strings.ReplaceAll(s.Reason, "\x00", "?"), // a zero byte would keep the hook from running
 	}
 	if u := s.Update; u != nil {
 		env = append(env, "INTERLOCK_UPDATE_VERSION="+u.Version, "INTERLOCK_UPDATE_DIGEST="+u.Digest)

@@ -199,12 +199,14 @@ func (m *multi) run(ctx context.Context) {
 // reportingMulti is a multi of which at least one source takes reports.
 type reportingMulti struct {
 	*multi
-	to []ota.Reporter
+	to      []ota.Reporter
+	explain func(ota.Report) ota.Report // adds what only the agent knows
 }
 
 // Report implements [ota.Reporter]: every source that takes reports must have it.
 func (m *reportingMulti) Report(ctx context.Context, r ota.Report) error {
 	defer m.enter("delivering a report")()
+	r = m.explain(r)
 	for _, to := range m.to {
 		if err := to.Report(ctx, r); err != nil {
 			return err

@@ -173,13 +173,21 @@ func TestMultiOpen(t *testing.T) {
 func TestMultiReport(t *testing.T) {
 	a := &Agent{}
 	one, two := &shelf{}, &shelf{err: errors.New("down")}
-	m := &reportingMulti{newMulti(a, one, two), []ota.Reporter{one, two}}
+	m := &reportingMulti{newMulti(a, one, two), []ota.Reporter{one, two}, a.explain}
 	if err := m.Report(t.Context(), ota.Report{ID: "r"}); err == nil {
 		t.Error("a report that one of two has not taken counts as delivered")
 	}
 	two.err = nil
 	if err := m.Report(t.Context(), ota.Report{ID: "r"}); err != nil || len(two.reports) != 1 {
 		t.Errorf("got %v and %d reports, want one", err, len(two.reports))
+	}
+	// An operator far away gets to read what the firmware said before it died.
+	a.notStarted = "boot slot B: it ended at once; its last lines: [\"no such device\"]"
+	if err := m.Report(t.Context(), ota.Report{ID: "s", Result: ota.Failed, Reason: "did not stay up"}); err != nil || one.reports[2].Reason != "did not stay up; "+a.notStarted {
+		t.Errorf("got %+v, %v, want both reasons", one.reports, err)
+	}
+	if err := m.Report(t.Context(), ota.Report{ID: "t", Result: ota.Succeeded}); err != nil || one.reports[3].Reason != "" {
+		t.Errorf("got %+v, %v, want no reason for success", one.reports, err)
 	}
 	set := &sourceSet{multi: m.multi}
 	if _, ok := set.asSource().(ota.Reporter); ok {

@@ -23,9 +23,10 @@ const (
 // sourceSet is the sources of one boot.
 type sourceSet struct {
 	*multi
-	https  []*https.Source
-	to     []ota.Reporter
-	checks chan struct{} // has room for one; receives after each check
+	https   []*https.Source
+	to      []ota.Reporter
+	explain func(ota.Report) ota.Report
+	checks  chan struct{} // has room for one; receives after each check
 }
 
 func (c *Config) allSources() []Source {
@@ -47,7 +48,8 @@ func (a *Agent) sourceNames() (names []string) {
 			if err != nil {
 				continue
 			}
-			names = append(names, fmt.Sprintf("https %s %s", orDefault(s.HTTPS.Kind, "server"), u.Redacted()))
+			u.User, u.RawQuery = nil, "" // may be secrets
+			names = append(names, fmt.Sprintf("https %s %s", orDefault(s.HTTPS.Kind, "server"), u))
 		case "media":
 			names = append(names, "media "+s.Media.Path)
 		case "sd_card":
@@ -61,7 +63,7 @@ func (a *Agent) sourceNames() (names []string) {
 
 // newSources makes the sources, for firmware of this version.
 func (a *Agent) newSources(version string) (*sourceSet, error) {
-	set := &sourceSet{checks: make(chan struct{}, 1)}
+	set := &sourceSet{explain: a.explain, checks: make(chan struct{}, 1)}
 	set.multi = &multi{verify: a.verify, enter: a.alive.enter, log: a.log, wake: make(chan struct{}, 1),
 		fits:    func(m *ota.Manifest) bool { return a.fits(m, version) },
 		skipped: a.skipped,
@@ -100,7 +102,18 @@ func (s *sourceSet) asSource() ota.Source {
 	if len(s.to) == 0 {
 		return s.multi
 	}
-	return &reportingMulti{s.multi, s.to}
+	return &reportingMulti{s.multi, s.to, s.explain}
+}
+
+// explain adds to the report of a failure why the firmware did not stay up, as
+// far as this process has seen it.
+func (a *Agent) explain(r ota.Report) ota.Report {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if r.Result == ota.Failed && a.notStarted != "" {
+		r.Reason = fmt.Sprintf("%s; %.1000s", r.Reason, a.notStarted)
+	}
+	return r
 }
 
 // fits is the manager's judgement, as far as it is known here. It only decides
