@@ -26,6 +26,7 @@ func ExampleOpen() {
 		return
 	}
 	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
 	ended := make(chan error)
 	go func() { ended <- s.Run(ctx) }()
 
