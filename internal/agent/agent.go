@@ -41,7 +41,10 @@ import (
 // DefaultStateDir is where the record is if the configuration names no other place.
 const DefaultStateDir = "/var/lib/interlock"
 
-const noSocket = "none"
+const (
+	noSocket       = "none"
+	defaultMaxCall = 10 * time.Minute
+)
 
 // Agent is the agent of one device.
 type Agent struct {
@@ -101,7 +104,7 @@ func (a *Agent) fill() (err error) {
 	if c.Getenv == nil {
 		c.Getenv = func(string) string { return "" }
 	}
-	a.alive.limit = time.Duration(orDefault(c.Watchdog.MaxCall, Duration(10*time.Minute)))
+	a.alive.limit = time.Duration(orDefault(c.Watchdog.MaxCall, Duration(defaultMaxCall)))
 	if err := c.check(); err != nil {
 		return err
 	}

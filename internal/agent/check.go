@@ -61,10 +61,31 @@ func (c *Config) check() error {
 			return fmt.Errorf("hooks.%s has a timeout and no command", name)
 		}
 	}
+	maxCall := orDefault(c.Watchdog.MaxCall, Duration(defaultMaxCall))
+	for name, d := range c.timeouts() {
+		if d >= maxCall {
+			return fmt.Errorf("%s is %v, and with watchdog.max_call %v the agent would count as stuck meanwhile; make one shorter or the other longer", name, d, maxCall)
+		}
+	}
 	if len(c.Hooks.Suspend.Command) > 0 && len(c.Hooks.Resume.Command) == 0 {
 		return errors.New("hooks.suspend is set and hooks.resume is not: after a failed update nothing would start the plant again")
 	}
 	return c.Slot.check()
+}
+
+// timeouts are those of what the manager waits for.
+func (c *Config) timeouts() map[string]Duration {
+	t := map[string]Duration{
+		"hooks.check_start.timeout": c.Hooks.CheckStart.Timeout,
+		"hooks.suspend.timeout":     c.Hooks.Suspend.Timeout,
+		"hooks.resume.timeout":      c.Hooks.Resume.Timeout,
+		"battery.timeout":           c.Battery.Timeout,
+		"stall_timeout":             c.StallTimeout,
+	}
+	for i, h := range c.Health {
+		t[fmt.Sprintf("timeout of health check %d", i+1)] = h.Timeout
+	}
+	return t
 }
 
 func (s *Slot) check() error {

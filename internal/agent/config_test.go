@@ -163,6 +163,7 @@ func TestConfigErrors(t *testing.T) {
 		{"health: [{tcp: 'a:1', http: 'http://a'}]", "health, check 1: 2 of command, http, tcp and battery are given, want one"},
 		{"hooks: {suspend: {command: x}}", "hooks.suspend is set and hooks.resume is not: after a failed update nothing would start the plant again"},
 		{"hooks: {event: {timeout: 3s}}", "hooks.event has a timeout and no command"},
+		{"hooks: {resume: {command: x, timeout: 15m}}", "hooks.resume.timeout is 15m0s, and with watchdog.max_call 10m0s the agent would count as stuck meanwhile; make one shorter or the other longer"},
 		{"suspend: never", `suspend is "never", want before_restart or before_check`},
 		{"slot: {dir: slots}", "slot.kind is missing; known is file"},
 		{"slot: {kind: uboot}", "slot.kind uboot is not in this version; known is file"},

@@ -142,7 +142,10 @@ func (a *Agent) Slots(ctx context.Context) (control.Slots, error) {
 	if s.Previous == "" {
 		other.Note = "nothing that ran well before"
 	}
-	u := s.Update
+	u, from := s.Update, ""
+	if r := a.record.Load(); r != nil {
+		from = r.From
+	}
 	switch s.State {
 	case ota.Fetching:
 		other.Note = fmt.Sprintf("being written: %d of %d bytes", s.Done, u.Size)
@@ -151,9 +154,9 @@ func (a *Agent) Slots(ctx context.Context) (control.Slots, error) {
 	case ota.Activating:
 		other.Version, other.Note = u.Version, "is tried at the restart"
 	case ota.Trial:
-		running.Note, other.Note = "on trial", "is returned to if the trial fails"
+		running.Note, other.Version, other.Note = "on trial", from, "is returned to if the trial fails"
 	case ota.RollBack:
-		running.Note, other.Note = "failed its trial", "is being returned to"
+		running.Note, other.Version, other.Note = "failed its trial", from, "is being returned to"
 	}
 	for _, sl := range []*control.Slot{&running, &other} {
 		for _, name := range a.components() {

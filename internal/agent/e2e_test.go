@@ -310,6 +310,11 @@ func TestUnhealthyRollsBack(t *testing.T) {
 	s.config += fmt.Sprintf("health:\n  - {name: plant, command: \"! test -e %s || { echo inverter trips; exit 1; }\"}\n  - {battery: fresh}\n", sick)
 	s.publish("1.0.3", firmware("1.0.3", ": > "+sick, 10_000))
 	a, _ := s.start()
+	wait(t, a, "the trial", func(s ota.Snapshot) bool { return s.Status == ota.StatusTrial })
+	slots, err := a.Control().Slots(t.Context())
+	if err != nil || slots.Slots[0].Version != "1.0.0" || slots.Slots[1].Version != "1.0.3" || !slots.Slots[1].Booted {
+		t.Errorf("slots during the trial: got %+v, %v", slots, err)
+	}
 	got := wait(t, a, "the way back", ends("1.0.3", ota.RolledBack))
 	if got.Running != "1.0.0" || got.Slot != "A" || !strings.Contains(got.Last.Reason, "health check plant") || !strings.Contains(got.Last.Reason, "inverter trips") {
 		t.Errorf("got %+v, want 1.0.0 in slot A and the check's reason", got)
