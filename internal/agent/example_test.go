@@ -34,8 +34,8 @@ func ExampleNew() {
 		Source: &agent.Source{Media: &agent.Media{Path: "/media/*"}},
 		// Only so that the example needs no key.
 		VerifySignature: new(false),
-		Slot: agent.Slot{Kind: "file", Dir: "slots", Booted: agent.Booted{Cmdline: "slot"}, Reboot: agent.Command{"reboot"}},
-		Log:  slog.New(slog.DiscardHandler),
+		Slot:            agent.Slot{Kind: "file", Dir: "slots", Booted: agent.Booted{Cmdline: "slot"}, Reboot: agent.Command{"reboot"}},
+		Log:             slog.New(slog.DiscardHandler),
 	})
 	fmt.Println(err)
 	// Output: configure the agent: battery.reader is missing, and without readings nobody knows whether an update is safe; set file or http, or none for a device that has no battery
