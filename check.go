@@ -28,12 +28,15 @@ func (m *Manager) check(ctx context.Context, r Record, b Boot) (Record, error) {
 		m.checked = fmt.Errorf("check: %w: the application does not allow it", ErrNotNow)
 		return r, m.checked
 	}
-	m.set(StatusChecking, nil)
+	if r.State == Idle { // what waits goes on showing what it waits for
+		m.set(StatusChecking, nil)
+	}
 	r, err := m.checkQuiet(ctx, r, b, install)
 	m.checked = err
 	switch {
+	case err == nil && r.State == Available:
+		m.enter(StatusUpdateAvailable)
 	case err == nil:
-		m.set(StatusUpdateAvailable, nil)
 	case errors.Is(err, ErrNoUpdate) && r.State == Idle:
 		m.set(StatusIdle, err)
 		if h.UpToDate != nil {

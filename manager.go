@@ -246,7 +246,11 @@ func (m *Manager) consents(r Record, need Consent) bool {
 
 // waitForPerson stays until a command comes.
 func (m *Manager) waitForPerson(r Record, s Status) (Record, error) {
-	m.explain(s, "waits for a person's consent")
+	reason := "no consent to install yet"
+	if s == StatusReadyToApply {
+		reason = "no consent to restart yet"
+	}
+	m.explain(s, reason)
 	return r, errConsent
 }
 

@@ -129,7 +129,7 @@ func inHand(d Device, reason string) (Standing, string) {
 	switch d.Status {
 	case ota.StatusUpdateAvailable:
 		if reason == "" {
-			return Waiting, "waits for consent on the device to install"
+			return Waiting, "has found the release"
 		}
 		return Waiting, "waits: " + reason
 	case ota.StatusDownloading:
@@ -142,7 +142,7 @@ func inHand(d Device, reason string) (Standing, string) {
 		return Updating, with("verifying what was written", reason)
 	case ota.StatusReadyToApply:
 		if reason == "" {
-			return Waiting, "written; waits for consent on the device to restart"
+			return Waiting, "written and verified"
 		}
 		return Waiting, "written; waits: " + reason
 	case ota.StatusApplying, ota.StatusRebooting:

@@ -50,10 +50,10 @@ func TestWhy(t *testing.T) {
 		{"gate, code only", device(func(d *fleet.Device) {
 			d.Status, d.Code, d.UpdateDigest = ota.StatusUpdateAvailable, ota.ErrBMSUnsafe, "d21"
 		}), release, true, "waits: BMS reports unsafe condition", fleet.Waiting},
-		{"consent", inHand(ota.StatusUpdateAvailable, ""), release, true, "waits for consent on the device to install", fleet.Waiting},
+		{"found", inHand(ota.StatusUpdateAvailable, ""), release, true, "has found the release", fleet.Waiting},
 		{"downloading", inHand(ota.StatusDownloading, ""), release, true, "downloading 42 %", fleet.Updating},
 		{"verifying", inHand(ota.StatusVerifying, ""), release, true, "verifying what was written", fleet.Updating},
-		{"ready", inHand(ota.StatusReadyToApply, ""), release, true, "written; waits for consent on the device to restart", fleet.Waiting},
+		{"ready", inHand(ota.StatusReadyToApply, ""), release, true, "written and verified", fleet.Waiting},
 		{"ready, gate", inHand(ota.StatusReadyToApply, "current 146 A"), release, true, "written; waits: current 146 A", fleet.Waiting},
 		{"rebooting", inHand(ota.StatusRebooting, ""), release, true, "restarting into 2.1.0", fleet.Updating},
 		{"trial is not up to date", device(func(d *fleet.Device) { d.Status, d.Version, d.Digest = ota.StatusTrial, "2.1.0", "d21" }), release, true,
