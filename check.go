@@ -34,6 +34,8 @@ func (m *Manager) check(ctx context.Context, r Record, b Boot) (Record, error) {
 	r, err := m.checkQuiet(ctx, r, b, install)
 	m.checked = err
 	switch {
+	case ctx.Err() != nil: // the agent stops, which is no failure of the check
+		return r, context.Cause(ctx)
 	case err == nil && r.State == Available:
 		m.enter(StatusUpdateAvailable)
 	case err == nil:

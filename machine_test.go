@@ -834,3 +834,34 @@ func TestOtherBuildOfTheSameVersionIsTheSame(t *testing.T) {
 		}
 	})
 }
+
+// TestStoppingIsNoFailure: an agent that is stopped while it checks or downloads
+// reports no failure, and leaves nothing quiesced.
+func TestStoppingIsNoFailure(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		source func(*otatest.Device) ota.Source
+	}{
+		{"while it checks", func(d *otatest.Device) ota.Source { return &hangingSource{Source: &d.Source} }},
+		{"while it downloads", func(d *otatest.Device) ota.Source { return &slowSource{&d.Source, time.Hour} }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			device(t, func(t *testing.T, d *otatest.Device) {
+				configure(d, func(cfg *ota.Config) { cfg.Source, cfg.Suspend = c.source(d), ota.SuspendBeforeCheck })
+				if err := d.Live(t.Context(), 30*time.Second); err != nil {
+					t.Fatal(err)
+				}
+				if d.Suspended || slices.ContainsFunc(d.Events, func(e string) bool { return strings.HasPrefix(e, "Failed") }) {
+					t.Errorf("suspended %v after %v", d.Suspended, d.Events)
+				}
+			})
+		})
+	}
+}
+
+type hangingSource struct{ ota.Source }
+
+func (s *hangingSource) Latest(ctx context.Context) ([]byte, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}

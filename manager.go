@@ -286,7 +286,7 @@ func (m *Manager) resumeUnlessNeeded(ctx context.Context, r *Record, goesOn bool
 		return
 	}
 	if m.cfg.Hooks.Resume != nil {
-		if err := m.cfg.Hooks.Resume(ctx); err != nil {
+		if err := m.cfg.Hooks.Resume(context.WithoutCancel(ctx)); err != nil { // also when the agent stops
 			m.cfg.Log.Error("resume the application, trying again", "error", err)
 			return
 		}

@@ -53,6 +53,7 @@ automatic_update: true
 startup_delay: 50ms
 check_interval: 1s
 retry_delay: 100ms
+stall_timeout: 10s
 retries: 50
 battery: {reader: none}
 dwell: 0s
