@@ -46,6 +46,9 @@ func (m *Manager) check(ctx context.Context, r Record, b Boot) (Record, error) {
 		}
 	case errors.Is(err, ErrNoUpdate):
 		err = nil // and what is under way goes on
+	case r.State == Idle && errors.Is(err, ErrAborted):
+		m.checkAborted = true
+		m.set(StatusIdle, nil)
 	case r.State == Idle:
 		m.failed(err)
 	default:
@@ -158,7 +161,7 @@ func (m *Manager) fits(ctx context.Context, man *Manifest, r Record, b Boot) err
 	if newer == 0 {
 		return fmt.Errorf("%w: version %s is running", ErrNoUpdate, m.cfg.Version)
 	}
-	if floor := max(r.SecurityVersion, m.cfg.SecurityVersion); man.SecurityVersion < floor {
+	if floor := m.floor(r); man.SecurityVersion < floor {
 		return refuse("has security version %d, and this device has had %d; it never goes back", man.SecurityVersion, floor)
 	}
 	if newer < 0 && !man.AllowDowngrade {
@@ -178,6 +181,9 @@ func (m *Manager) fits(ctx context.Context, man *Manifest, r Record, b Boot) err
 	}
 	return nil
 }
+
+// floor is the lowest security version that may still run here.
+func (m *Manager) floor(r Record) uint64 { return max(r.SecurityVersion, m.cfg.SecurityVersion) }
 
 // hasRoom refuses an image that is too large before a byte of it is fetched.
 func (m *Manager) hasRoom(ctx context.Context, im *Image, slot string) error {

@@ -57,15 +57,7 @@ func (m *Manager) Apply() *Call { return m.post(opApply) }
 
 // Abort gives the update up, in every state until the restart. The release is
 // skipped until Install asks for it.
-func (m *Manager) Abort() *Call {
-	c := m.post(opAbort) // before the transfer ends, so that Run sees it at once
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.cancel != nil {
-		m.cancel(ErrAborted)
-	}
-	return c
-}
+func (m *Manager) Abort() *Call { return m.post(opAbort) }
 
 // Confirm marks the firmware on trial good, whatever Healthy says.
 func (m *Manager) Confirm() *Call { return m.post(opConfirm) }
@@ -86,6 +78,12 @@ func (m *Manager) post(o op) *Call {
 	default:
 		select {
 		case m.calls <- c:
+			if o == opAbort {
+				m.aborts++
+				if m.cancel != nil {
+					m.cancel(ErrAborted)
+				}
+			}
 		default:
 			c.end(fmt.Errorf("%w: too many commands", ErrBusy))
 		}
@@ -112,6 +110,11 @@ func (m *Manager) stop() {
 // take carries out the immediate part of a command. What takes longer is done by
 // the steps that follow, and judged after each.
 func (m *Manager) take(ctx context.Context, c *Call) {
+	if c.op == opAbort {
+		m.mu.Lock()
+		m.aborts--
+		m.mu.Unlock()
+	}
 	r, b, err := m.load(ctx)
 	if err != nil {
 		c.end(err)
@@ -187,7 +190,15 @@ func (m *Manager) takeCheck(r Record, c *Call) error {
 		return fmt.Errorf("check: %w: the state is %s", ErrBusy, r.State)
 	}
 	m.checkDue = true
-	c.over = func(Record, error) (bool, error) { return true, m.checked }
+	c.over = func(r Record, _ error) (bool, error) {
+		switch {
+		case !m.checkDue:
+			return true, m.checked
+		case !checkable(r): // another command came between
+			return true, fmt.Errorf("check: %w: the state is %s", ErrBusy, r.State)
+		}
+		return false, nil
+	}
 	return nil
 }
 
@@ -211,6 +222,11 @@ func (m *Manager) takeConsent(r *Record, c *Call) error {
 	attempt := r.Attempt
 	c.over = func(r Record, err error) (bool, error) {
 		switch {
+		case attempt == "" && m.checkInstalls: // another command came between
+			m.checkInstalls = false
+			return true, fmt.Errorf("install: %w: the state is %s", ErrBusy, r.State)
+		case r.State != Idle && attempt != "" && attempt != r.Attempt:
+			return true, fmt.Errorf("install: %w: release %s has taken the place of the one that was asked for", ErrNotNow, r.Release.Version)
 		case r.State == Idle && r.Last != nil && attempt != "" && r.Last.ID == attempt:
 			return true, m.outcome(r)
 		case r.State == Idle:
@@ -229,7 +245,7 @@ func (m *Manager) takeConsent(r *Record, c *Call) error {
 // settled reports whether Apply has done what it can: the restart is under way,
 // or comes with the next one.
 func (m *Manager) settled(r Record) bool {
-	return r.State == Activating && (!m.rebooting.IsZero() || r.Release.NoReboot) || r.State == Trial
+	return r.State == Activating && (!m.rebooting.IsZero() || r.Release.NoReboot && m.tried == r.Attempt) || r.State == Trial
 }
 
 // outcome is the error of the update that ended last.
@@ -250,12 +266,14 @@ func isEnd(err error) bool {
 
 func (m *Manager) takeAbort(r *Record, b Boot, c *Call) error {
 	switch {
+	case r.State == Idle && m.checkAborted:
+		m.checkAborted = false
 	case r.State == Idle:
 		return fmt.Errorf("abort: %w: nothing is under way", ErrNoUpdate)
 	case r.State == Activating && m.rebooting.IsZero():
 		r.Abort = true // the step takes the Try back
 		c.over = func(r Record, err error) (bool, error) { return r.State == Idle || isEnd(err), err }
-	case checkable(*r):
+	case checkable(*r) || r.State == Staged:
 		*r = m.end(*r, b, Aborted, ErrAborted)
 	default:
 		return fmt.Errorf("abort: %w: the restart is under way or done; use roll back", ErrBusy)

@@ -61,6 +61,7 @@ func (m *Manager) fetch(ctx context.Context, r *Record) error {
 
 func (m *Manager) fetchImage(ctx context.Context, r *Record, im *Image, before int64) error {
 	t := &transfer{m: m, r: r, im: im, before: before, buf: make([]byte, im.ChunkSize)}
+	m.enter(StatusDownloading) // also after the image before was verified
 	if err := t.open(ctx); err != nil {
 		return err
 	}
@@ -132,8 +133,8 @@ func (t *transfer) progress() { t.m.progress(t.before+t.have, t.r.Release) }
 // run transfers until the image is whole. Failures in a row without a new chunk
 // in between are counted; a pause lies between them.
 func (t *transfer) run(ctx context.Context) error {
-	for failures := 0; ; {
-		had := t.have
+	for failures, damages := 0, 0; ; {
+		had, synced := t.have, t.synced
 		err := t.stream(ctx)
 		if err == nil {
 			return nil
@@ -145,7 +146,15 @@ func (t *transfer) run(ctx context.Context) error {
 			failures, t.m.backoff = 0, 0
 		}
 		failures++
-		if failures > t.m.cfg.Retries || errors.Is(err, ErrInsufficientSpace) || errors.Is(err, ErrAuthentication) {
+		// What was written counts only once it is synced: a medium that loses it
+		// would be written for ever.
+		if t.synced > synced {
+			damages = 0
+		}
+		if CodeOf(err) == ErrFlashWrite {
+			damages++
+		}
+		if max(failures, damages) > t.m.cfg.Retries || errors.Is(err, ErrInsufficientSpace) || errors.Is(err, ErrAuthentication) {
 			return err
 		}
 		t.m.cfg.Log.Info("transfer broke off, trying again", "component", t.im.Component, "at", t.have, "of", t.im.Size, "error", err)
@@ -178,7 +187,7 @@ func (t *transfer) stream(ctx context.Context) error {
 	defer src.Close()
 	stop := context.AfterFunc(ctx, func() { src.Close() }) // for readers that do not watch ctx
 	defer stop()
-	in := &watchedReader{src, watch, t.m.cfg.StallTimeout}
+	in := &watchedReader{r: src, timer: watch, limit: t.m.cfg.StallTimeout}
 	for t.have < t.im.Size {
 		chunk := t.chunk()
 		if n, err := io.ReadFull(in, chunk); err != nil {
@@ -223,12 +232,21 @@ type watchedReader struct {
 	r     io.Reader
 	timer *time.Timer
 	limit time.Duration
+	empty int // reads in a row without a byte
 }
 
 func (w *watchedReader) Read(p []byte) (int, error) {
 	n, err := w.r.Read(p)
-	if n > 0 {
+	switch {
+	case n < 0 || n > len(p):
+		return 0, fmt.Errorf("the source's reader returned %d bytes for %d", n, len(p))
+	case n > 0:
 		w.timer.Reset(w.limit)
+		w.empty = 0
+	case err == nil:
+		if w.empty++; w.empty >= 100 { // as bufio does; it would spin for ever
+			err = io.ErrNoProgress
+		}
 	}
 	return n, err
 }

@@ -16,6 +16,14 @@ const maxStarts = 5
 // quiesced because one command did not get through.
 const resumeRetry = 10 * time.Second
 
+// stopGrace is what a Resume, or taking back a try, may take once the agent is
+// told to stop. systemd kills after 90 s by default.
+const stopGrace = 30 * time.Second
+
+// restartRetry is the pause after a restart that was called off at the last
+// moment: plants and boot variables are not switched once a second.
+const restartRetry = time.Minute
+
 // never is the pause of a state in which only a command or a check changes anything.
 const never = time.Duration(math.MaxInt64)
 
@@ -32,12 +40,13 @@ func (m *Manager) step(ctx context.Context) (pause time.Duration, err error) {
 	r, changed := m.reconcile(old, b)
 	if changed {
 		if err := m.save(r); err != nil {
-			return 0, err
+			return 0, m.unsaved(ctx, old, b, err)
 		}
 	}
 	before := r.State
 	r = m.deliver(ctx, r)
-	if m.checkDue && checkable(r) {
+	checks := m.checkDue && checkable(r)
+	if checks {
 		m.checkDue = false
 		r, err = m.check(ctx, r, b)
 	} else {
@@ -46,18 +55,23 @@ func (m *Manager) step(ctx context.Context) (pause time.Duration, err error) {
 	m.because(err)
 	m.resumeUnlessNeeded(ctx, &r, err == nil && r.State != before)
 	if saveErr := m.save(r); saveErr != nil {
-		return 0, saveErr
+		m.checkDue = m.checkDue || checks // what it found is lost
+		return 0, m.unsaved(ctx, old, b, saveErr)
 	}
+	m.unsavedSince = time.Time{}
 	m.answer(r, err)
 	if r.State != before && err == nil {
 		m.backoff = 0
 		return 0, nil
 	}
 	pause = m.pauseAfter(r, err)
+	if before == Activating && r.State == Staged { // quiesced, told the bootloader, and all of it taken back
+		pause = max(pause, m.jitter(restartRetry))
+	}
 	if m.owes(r) {
 		pause = min(pause, time.Until(m.deliverAt))
 	}
-	if r.Quiesced && !staysQuiet(r) { // Resume failed
+	if r.Quiesced && !m.staysQuiet(r) { // Resume failed
 		pause = min(pause, resumeRetry)
 	}
 	return max(pause, 0), nil
@@ -84,6 +98,19 @@ func (m *Manager) next(ctx context.Context, r Record, b Boot) (Record, error) {
 		if err := m.ask(ctx, r, BeforeWrite, StatusUpdateAvailable); err != nil {
 			return r, err
 		}
+		// The clock, and what runs, may have changed since the check.
+		switch err := m.fits(ctx, r.Release, r, b); CodeOf(err) {
+		case ErrNone:
+		case ErrNoUpdate:
+			m.set(StatusIdle, err)
+			return r.idle(), err
+		case ErrIncompatible, ErrValidation:
+			m.failed(err)
+			return r.idle(), err
+		default:
+			return r, err
+		}
+		r.From = m.cfg.Version
 		// From here on the other slot is not whole, and the record says so first.
 		r.State, r.Slot, r.OldSlot, r.Previous = Fetching, b.Other, b.Slot, Installed{}
 		return r, nil
@@ -109,6 +136,10 @@ func (m *Manager) next(ctx context.Context, r Record, b Boot) (Record, error) {
 		}
 		if r.Abort {
 			return m.end(r, b, Aborted, ErrAborted), nil
+		}
+		if floor := m.floor(r); r.Release.SecurityVersion < floor {
+			return m.end(r, b, Failed, coded(ErrIncompatible, "release %s has security version %d, and this device has had %d",
+				r.Release.Version, r.Release.SecurityVersion, floor)), nil
 		}
 		if r.Tries >= m.cfg.MaxTries {
 			return m.end(r, b, cameBack(r), cameBackErr(r, b)), nil
@@ -156,11 +187,14 @@ func (m *Manager) next(ctx context.Context, r Record, b Boot) (Record, error) {
 // medium, and nothing may stand between the gate's yes and the restart.
 func (m *Manager) activate(ctx context.Context, r Record, b Boot) (Record, error) {
 	back := func(err error) (Record, error) {
+		ctx, done := outlive(ctx)
+		defer done()
 		if undo := m.cfg.Slots.MarkGood(ctx); undo != nil { // forgets the Try
-			return r, fmt.Errorf("take back the try of slot %s: %w", r.Slot, undo)
+			m.armed = "" // only taking it back is tried again, with the application at work
+			return r, bootError{fmt.Errorf("take back the try of slot %s: %w", r.Slot, undo)}
 		}
 		r.State, r.Tries = Staged, r.Tries-1
-		m.rebooting = time.Time{}
+		m.rebooting, m.tried = time.Time{}, ""
 		return r, err
 	}
 	if r.Abort {
@@ -175,8 +209,11 @@ func (m *Manager) activate(ctx context.Context, r Record, b Boot) (Record, error
 	}
 	m.enter(StatusApplying)
 	if r.Release.NoReboot {
-		if err := m.cfg.Slots.Try(ctx, r.Slot); err != nil {
-			return back(fmt.Errorf("try slot %s: %w", r.Slot, err))
+		if m.tried != r.Attempt { // once: each time wears the bootloader's flash
+			if err := m.cfg.Slots.Try(ctx, r.Slot); err != nil {
+				return back(fmt.Errorf("try slot %s: %w", r.Slot, err))
+			}
+			m.tried = r.Attempt
 		}
 		m.explain(StatusApplying, "takes effect at the next restart")
 		return r, errWaiting
@@ -267,6 +304,30 @@ func (m *Manager) giveBack(r Record, err error) Record {
 	return r
 }
 
+// unsaved leaves firmware on trial that cannot write the record, after
+// RollbackTimeout: what cannot be remembered can never be proven. The record
+// still says that the slot is to be tried, and the old firmware counts that.
+func (m *Manager) unsaved(ctx context.Context, r Record, b Boot, err error) error {
+	if m.cfg.NoRollback || b.Slot != r.Slot || r.State != Activating && r.State != Trial && r.State != RollBack {
+		return err
+	}
+	if m.unsavedSince.IsZero() {
+		m.unsavedSince = time.Now()
+	}
+	if time.Since(m.unsavedSince) < m.cfg.RollbackTimeout {
+		return err
+	}
+	m.cfg.Log.Error("firmware on trial cannot save the record, going back", "slot", r.OldSlot, "error", err)
+	if tryErr := m.cfg.Slots.Try(ctx, r.OldSlot); tryErr != nil { // it may be marked good already: no restart for nothing
+		return fmt.Errorf("%w; try slot %s: %w", err, r.OldSlot, tryErr)
+	}
+	if bootErr := m.cfg.Slots.Reboot(ctx); bootErr != nil {
+		return fmt.Errorf("%w; restart: %w", err, bootErr)
+	}
+	m.unsavedSince = time.Now()
+	return err
+}
+
 // healthy asks the application, and makes sure that what runs is what was sent.
 func (m *Manager) healthy(ctx context.Context, r Record, limit time.Duration) error {
 	if CompareVersions(m.cfg.Version, r.Release.Version) != 0 {
@@ -277,7 +338,31 @@ func (m *Manager) healthy(ctx context.Context, r Record, limit time.Duration) er
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return m.cfg.Healthy(ctx)
+	if m.asking == nil { // one at a time, however long it takes
+		answer := make(chan verdict, 1)
+		m.asking = answer
+		go func() {
+			var v verdict
+			defer func() { v.panicked = recover(); answer <- v }()
+			v.err = m.cfg.Healthy(ctx)
+		}()
+	}
+	select {
+	case v := <-m.asking:
+		m.asking = nil
+		if v.panicked != nil {
+			panic(v.panicked)
+		}
+		return v.err
+	case <-ctx.Done():
+		return coded(ErrValidation, "the health check does not answer: %w", ctx.Err())
+	}
+}
+
+// A verdict is how a question to Healthy ended.
+type verdict struct {
+	err      error
+	panicked any
 }
 
 // proven ends an update well. The security version rises only after the slot
@@ -285,7 +370,7 @@ func (m *Manager) healthy(ctx context.Context, r Record, limit time.Duration) er
 // not.
 func (m *Manager) proven(ctx context.Context, r Record, b Boot) (Record, error) {
 	if err := m.cfg.Slots.MarkGood(ctx); err != nil {
-		return r, fmt.Errorf("mark slot %s good: %w", b.Slot, err)
+		return r, bootError{fmt.Errorf("mark slot %s good: %w", b.Slot, err)}
 	}
 	was := r.Running
 	if was.Slot != r.OldSlot || CompareVersions(was.Version, r.From) != 0 {
@@ -313,12 +398,14 @@ func (m *Manager) rollBack(ctx context.Context, r Record, b Boot) (Record, error
 	}
 	if b.Slot != r.Slot {
 		if err := m.cfg.Slots.MarkGood(ctx); err != nil {
-			return r, fmt.Errorf("mark slot %s good: %w", b.Slot, err)
+			return r, bootError{fmt.Errorf("mark slot %s good: %w", b.Slot, err)}
 		}
 		return m.end(r, b, result, why), nil
 	}
 	if r.BootID != b.ID {
 		if r.Returns >= m.cfg.MaxTries {
+			// It runs, and was never marked good: no digest, and nothing to go back from.
+			r.Running, r.Previous = Installed{Slot: b.Slot, Version: m.cfg.Version, SecurityVersion: m.cfg.SecurityVersion}, Installed{}
 			return m.end(r, b, Failed, fmt.Errorf("%w; and the device did not return to slot %s in %d restarts", why, r.OldSlot, r.Returns)), nil
 		}
 		r.BootID, r.Returns = b.ID, r.Returns+1
@@ -330,10 +417,11 @@ func (m *Manager) rollBack(ctx context.Context, r Record, b Boot) (Record, error
 		return r, errWaiting // the device is on its way down
 	}
 	if err := m.cfg.Slots.Try(ctx, r.OldSlot); err != nil {
-		return r, fmt.Errorf("try slot %s: %w", r.OldSlot, err)
+		// The restart alone leaves what nobody has marked good. Returns bounds it.
+		m.cfg.Log.Error("cannot tell the bootloader to go back, restarting all the same", "slot", r.OldSlot, "error", err)
 	}
 	if err := m.cfg.Slots.Reboot(ctx); err != nil {
-		return r, fmt.Errorf("restart: %w", err)
+		return r, bootError{fmt.Errorf("restart: %w", err)}
 	}
 	m.rebooting = time.Now()
 	return r, errWaiting
@@ -368,9 +456,15 @@ func cameBackErr(r Record, b Boot) error {
 	return coded(ErrInternal, "%w: slot %s booted after each of %d restarts, and nothing says that slot %s was tried", ErrLost, b.Slot, r.Tries, r.Slot)
 }
 
+// A bootError says that the bootloader did not do what it was asked. It is asked
+// again after a while, because every time may wear its flash.
+type bootError struct{ error }
+
+func (e bootError) Unwrap() error { return e.error }
+
 // giveUp reports whether err will not mend by waiting.
 func giveUp(err error) bool {
-	if errors.Is(err, context.Canceled) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, ErrNotNow) { // a refusal, whatever it wraps
 		return false
 	}
 	switch CodeOf(err) {

@@ -28,12 +28,14 @@ type Manager struct {
 	snap    Snapshot                // what Snapshot returns
 	cancel  context.CancelCauseFunc // ends the check or transfer under way, if any
 	stopped bool                    // Run has ended
+	aborts  int                     // commands to abort that Run has not taken yet
 
 	// What follows belongs to the goroutine in Run, and is forgotten with the process.
 	stored        *Record // as the store has it; nil: not known
 	booted        Boot
 	checkDue      bool
 	checkInstalls bool  // the check that is due was asked for by Install
+	checkAborted  bool  // a person has broken off a check
 	checked       error // how the last check ended
 	waiting       []*Call
 	backoff       time.Duration
@@ -42,11 +44,15 @@ type Manager struct {
 	asked         string    // attempt for which the gate has allowed to write
 	started       string    // attempt for which Started was called
 	armed         string    // attempt for which the gate has allowed the restart
+	tried         string    // attempt for which the bootloader was told to try
 	verified      string    // digest and slot that were read back
 	rebooting     time.Time // when the restart was asked for
 	trialStart    time.Time
+	unsavedSince  time.Time // since when the record cannot be saved, on trial
 	healthySince  time.Time
 	confirmed     bool
+	asking        chan verdict // a question to Healthy that is under way
+	quiet         bool         // Suspend has returned in this process, and Resume was not called since
 }
 
 // New returns a manager. It touches neither slots nor network.
@@ -78,6 +84,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if w, ok := m.cfg.Source.(Waker); ok {
 		woken = w.Wake()
 	}
+	var broken error // why the last step could not work
 	for first := true; ; first = false {
 		// The first step comes before any command: it sees what was booted.
 		if !first && m.takeWaiting(ctx) {
@@ -92,7 +99,10 @@ func (m *Manager) Run(ctx context.Context) error {
 			m.set(StatusFailed, err)
 			m.answerAll(err)
 			pause = m.nextBackoff(5*time.Second, 5*time.Minute)
+		} else if s := m.Snapshot(); broken != nil && s.State == Idle && s.Status == StatusFailed && s.Reason == broken.Error() {
+			m.set(StatusIdle, nil)
 		}
+		broken = err
 		var next <-chan time.Time
 		if pause != never {
 			next = time.After(pause)
@@ -107,7 +117,11 @@ func (m *Manager) Run(ctx context.Context) error {
 			startup, m.checkDue = nil, true
 		case <-interval:
 			m.checkDue = true
-		case <-woken:
+		case _, ok := <-woken:
+			if !ok { // the source wakes nobody any more
+				woken = nil
+				break
+			}
 			m.checkDue = true
 		}
 	}
@@ -128,6 +142,9 @@ func (m *Manager) load(ctx context.Context) (Record, Boot, error) {
 	}
 	if r.Format == 0 { // the first start ever
 		r.Format, r.State, r.SecurityVersion = 1, Idle, m.cfg.SecurityVersion
+	}
+	if r.Release == nil && r.State != Idle {
+		return r, Boot{}, fmt.Errorf("load the record: %w: state %q without a release", ErrInternal, r.State)
 	}
 	if r.Release != nil {
 		r.Release.Digest = r.Digest
@@ -160,7 +177,12 @@ func (m *Manager) save(r Record) error {
 
 // pauseAfter says how long to wait in a state whose work ended with err.
 func (m *Manager) pauseAfter(r Record, err error) time.Duration {
+	_, boot := errors.AsType[bootError](err)
 	switch {
+	case boot:
+		return m.nextBackoff(time.Second, time.Minute)
+	case r.State == Trial && !m.trialStart.IsZero() && time.Since(m.trialStart) < m.cfg.RollbackTimeout:
+		return min(m.cfg.HealthInterval, m.cfg.RollbackTimeout-time.Since(m.trialStart))
 	case r.State == Trial || r.State == RollBack:
 		return m.cfg.HealthInterval
 	case r.State == Activating:
@@ -171,8 +193,6 @@ func (m *Manager) pauseAfter(r Record, err error) time.Duration {
 		return never
 	case errors.Is(err, ErrNotNow):
 		return m.cfg.GateInterval
-	case errors.Is(err, context.Canceled), errors.Is(err, ErrAborted):
-		return 0
 	}
 	return m.nextBackoff(time.Minute, m.cfg.MaxBackoff)
 }
@@ -209,6 +229,9 @@ func (m *Manager) interruptible(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	m.mu.Lock()
 	m.cancel = cancel
+	if m.aborts > 0 { // asked for before there was anything to cancel
+		cancel(ErrAborted)
+	}
 	m.mu.Unlock()
 	return ctx, func() {
 		m.mu.Lock()
@@ -254,10 +277,18 @@ func (m *Manager) waitForPerson(r Record, s Status) (Record, error) {
 	return r, errConsent
 }
 
+// outlive returns a context that goes on for stopGrace after ctx has ended: the
+// agent that is stopped must not leave the plant quiesced, or a try behind.
+func outlive(ctx context.Context) (context.Context, func()) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(stopGrace, cancel) })
+	return longer, func() { stop(); cancel() }
+}
+
 // suspend quiesces the application, once. The record says so first, so that the
 // next process resumes if this one dies.
 func (m *Manager) suspend(ctx context.Context, r *Record) error {
-	if r.Quiesced || m.cfg.Hooks.Suspend == nil {
+	if r.Quiesced && m.quiet || m.cfg.Hooks.Suspend == nil {
 		return nil
 	}
 	r.Quiesced, r.BootID = true, m.booted.ID
@@ -267,26 +298,36 @@ func (m *Manager) suspend(ctx context.Context, r *Record) error {
 	if err := m.cfg.Hooks.Suspend(ctx); err != nil {
 		return fmt.Errorf("suspend the application: %w", err)
 	}
+	m.quiet = true
 	return nil
 }
 
 // staysQuiet reports whether a quiesced application stays so: on the way into the
 // restart, and until the trial has ended.
-func staysQuiet(r Record) bool {
-	return r.State == Activating || r.State == Trial || r.State == RollBack
+func (m *Manager) staysQuiet(r Record) bool {
+	switch r.State {
+	case Activating:
+		return !r.Release.NoReboot && m.armed == r.Attempt
+	case RollBack:
+		return m.booted.Slot == r.Slot // back in the old slot, the plant waits for nothing
+	}
+	return r.State == Trial
 }
 
 // resumeUnlessNeeded resumes a quiesced application on every path that does not
 // go on towards the restart.
 func (m *Manager) resumeUnlessNeeded(ctx context.Context, r *Record, goesOn bool) {
 	switch {
-	case !r.Quiesced || staysQuiet(*r):
+	case !r.Quiesced || m.staysQuiet(*r):
 		return
 	case m.cfg.Suspend == SuspendBeforeCheck && r.State != Idle && goesOn:
 		return
 	}
+	m.quiet = false // whatever Resume answers: it may have done it, or half of it
 	if m.cfg.Hooks.Resume != nil {
-		if err := m.cfg.Hooks.Resume(context.WithoutCancel(ctx)); err != nil { // also when the agent stops
+		ctx, done := outlive(ctx)
+		defer done()
+		if err := m.cfg.Hooks.Resume(ctx); err != nil {
 			m.cfg.Log.Error("resume the application, trying again", "error", err)
 			return
 		}

@@ -77,7 +77,7 @@ func (r *Record) skip(digest, version, reason string) {
 // is time for it.
 func (m *Manager) owes(r Record) bool {
 	_, ok := m.cfg.Source.(Reporter)
-	return ok && len(r.Unsent) > 0 && checkable(r)
+	return ok && len(r.Unsent) > 0 && (checkable(r) || r.State == Staged || r.State == Activating && r.Release.NoReboot)
 }
 
 // deliver hands the oldest report that is not confirmed to the source. After a
@@ -145,8 +145,8 @@ func (m *Manager) canRollBack(r Record, b Boot) error {
 		return fmt.Errorf("slot %s is being written or about to boot", r.Slot)
 	case r.Previous.Slot == "" || r.Previous.Slot != b.Other:
 		return fmt.Errorf("slot %s holds no image that ran well before", b.Other)
-	case r.Previous.SecurityVersion < r.SecurityVersion:
-		return fmt.Errorf("version %s has security version %d, and this device has had %d", r.Previous.Version, r.Previous.SecurityVersion, r.SecurityVersion)
+	case r.Previous.SecurityVersion < m.floor(r):
+		return fmt.Errorf("version %s has security version %d, and this device has had %d", r.Previous.Version, r.Previous.SecurityVersion, m.floor(r))
 	}
 	return nil
 }

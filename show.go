@@ -32,7 +32,7 @@ func (m *Manager) show(r Record) {
 	} else if s.Update == nil || s.Update.Digest != r.Digest {
 		s.Update, s.Done = r.Release.Info(), 0
 	}
-	if r.State == Staged || staysQuiet(r) {
+	if r.State == Staged || r.State == Activating || r.State == Trial || r.State == RollBack {
 		s.Done = s.Update.Size
 	}
 }
@@ -62,7 +62,7 @@ func (m *Manager) enter(status Status) {
 
 // because adds to the present status what it waits for.
 func (m *Manager) because(err error) {
-	if err == nil || errors.Is(err, errConsent) || err == errWaiting {
+	if err == nil || errors.Is(err, errConsent) || errors.Is(err, ErrAborted) || err == errWaiting {
 		return
 	}
 	m.set(m.Snapshot().Status, err)

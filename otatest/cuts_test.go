@@ -37,8 +37,8 @@ func TestCuts(t *testing.T) {
 		chunks int
 		second int
 	}{
-		{"one cut", 16, 0},
-		{"two cuts", 2, 11},
+		{"one cut", 8, 0},
+		{"two cuts", 2, 101},
 	} {
 		if run.second > 0 && *all {
 			run.second = 1
