@@ -209,11 +209,3 @@ func (m *Manager) now(r Record) time.Time {
 	}
 	return now
 }
-
-// networkError classifies what a source did not.
-func networkError(err error) error {
-	if _, ok := errors.AsType[ErrorCode](err); ok {
-		return err
-	}
-	return fmt.Errorf("%w: %w", ErrConnectivity, err)
-}

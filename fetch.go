@@ -182,7 +182,7 @@ func (t *transfer) stream(ctx context.Context) error {
 	defer watch.Stop()
 	src, err := t.m.cfg.Source.Open(ctx, t.r.Release, t.im, t.have)
 	if err != nil {
-		return t.readError(ctx, fmt.Errorf("open at %d: %w", t.have, networkError(err)))
+		return t.readError(ctx, fmt.Errorf("open at %d: %w", t.have, sourceError(err)))
 	}
 	defer src.Close()
 	stop := context.AfterFunc(ctx, func() { src.Close() }) // for readers that do not watch ctx
@@ -191,7 +191,7 @@ func (t *transfer) stream(ctx context.Context) error {
 	for t.have < t.im.Size {
 		chunk := t.chunk()
 		if n, err := io.ReadFull(in, chunk); err != nil {
-			return t.readError(ctx, fmt.Errorf("read at %d: %w", t.have+int64(n), networkError(err)))
+			return t.readError(ctx, fmt.Errorf("read at %d: %w", t.have+int64(n), sourceError(err)))
 		}
 		if got := Hash(sha256.Sum256(chunk)); got != t.want() {
 			return fmt.Errorf("%w: chunk at %d: SHA-256 is %s, the manifest says %s", ErrValidation, t.have, got, t.want())
@@ -312,12 +312,4 @@ func (m *Manager) readBack(ctx context.Context, s Slot, im *Image) error {
 		}
 	}
 	return nil
-}
-
-// flashError classifies what a slot did not.
-func flashError(err error) error {
-	if _, ok := errors.AsType[ErrorCode](err); ok {
-		return err
-	}
-	return fmt.Errorf("%w: %w", ErrFlashWrite, err)
 }

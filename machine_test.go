@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"syscall"
@@ -864,4 +865,32 @@ type hangingSource struct{ ota.Source }
 func (s *hangingSource) Latest(ctx context.Context) ([]byte, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
+}
+
+// TestSourceDoesNotJudge: whatever code a source gives its errors, it cannot make
+// a device skip a release.
+func TestSourceDoesNotJudge(t *testing.T) {
+	for _, code := range []ota.ErrorCode{ota.ErrValidation, ota.ErrFlashWrite, ota.ErrIncompatible, ota.ErrInsufficientSpace, ota.ErrInternal, ota.ErrNoUpdate} {
+		t.Run(code.Name(), func(t *testing.T) {
+			device(t, func(t *testing.T, d *otatest.Device) {
+				left := 6
+				configure(d, func(c *ota.Config) { c.Source = &rottenSource{&d.Source, code, &left} })
+				live(t, d)
+				wantRunning(t, d, "1.0.1")
+			})
+		})
+	}
+}
+
+type rottenSource struct {
+	*otatest.Source
+	code ota.ErrorCode
+	left *int
+}
+
+func (s *rottenSource) Open(ctx context.Context, m *ota.Manifest, im *ota.Image, offset int64) (io.ReadCloser, error) {
+	if *s.left--; *s.left >= 0 {
+		return nil, fmt.Errorf("read the stick: %w", s.code)
+	}
+	return s.Source.Open(ctx, m, im, offset)
 }

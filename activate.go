@@ -1,0 +1,75 @@
+package ota
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// activate makes the bootloader try the new slot, and restarts. Try comes
+// before the last question to the gate, because it may take long on a slow
+// medium, and nothing may stand between the gate's yes and the restart.
+func (m *Manager) activate(ctx context.Context, r Record, b Boot) (Record, error) {
+	back := func(err error) (Record, error) {
+		ctx, done := outlive(ctx)
+		defer done()
+		if undo := m.cfg.Slots.MarkGood(ctx); undo != nil { // forgets the Try
+			m.armed = "" // only taking it back is tried again, with the application at work
+			return r, bootError{fmt.Errorf("take back the try of slot %s: %w", r.Slot, undo)}
+		}
+		r.State, r.Tries = Staged, r.Tries-1
+		m.rebooting, m.tried = time.Time{}, ""
+		return r, err
+	}
+	if r.Abort {
+		r, err := back(nil)
+		if err != nil {
+			return r, err
+		}
+		return m.end(r, b, Aborted, ErrAborted), nil
+	}
+	if m.armed != r.Attempt { // the process died after the gate's yes: ask anew
+		return back(nil)
+	}
+	m.enter(StatusApplying)
+	if r.Release.NoReboot {
+		if m.tried != r.Attempt { // once: each time wears the bootloader's flash
+			if err := m.cfg.Slots.Try(ctx, r.Slot); err != nil {
+				return back(fmt.Errorf("try slot %s: %w", r.Slot, err))
+			}
+			m.tried = r.Attempt
+		}
+		m.explain(StatusApplying, "takes effect at the next restart")
+		return r, errWaiting
+	}
+	if m.rebooting.IsZero() {
+		if err := m.suspend(ctx, &r); err != nil {
+			m.failed(err)
+			return back(err)
+		}
+		if err := m.cfg.Slots.Try(ctx, r.Slot); err != nil {
+			return back(fmt.Errorf("try slot %s: %w", r.Slot, err))
+		}
+		if err := m.ask(ctx, r, AtRestart, StatusReadyToApply); err != nil {
+			return back(err)
+		}
+		m.set(StatusRebooting, nil)
+		if m.cfg.Hooks.Finished != nil {
+			m.cfg.Hooks.Finished(r.Release)
+		}
+		// The hook may have taken its time.
+		if err := m.ask(ctx, r, AtRestart, StatusReadyToApply); err != nil {
+			return back(err)
+		}
+		if err := m.cfg.Slots.Reboot(ctx); err != nil {
+			return back(fmt.Errorf("restart: %w", err))
+		}
+		m.set(StatusRebooting, nil)
+		m.rebooting = time.Now()
+		return r, errWaiting
+	}
+	if time.Since(m.rebooting) < m.cfg.RollbackTimeout {
+		return r, errWaiting
+	}
+	return back(fmt.Errorf("%w: asked for a restart %v ago, and nothing happened", ErrInternal, m.cfg.RollbackTimeout))
+}
