@@ -20,7 +20,6 @@ test:
 	$(GO) test -c -o $(BIN)/cuts.test ./otatest && $(BIN)/cuts.test -test.run '^TestCuts$$'
 	$(MAKE) cross
 
-# every cut of every effect, and of every recovery; about ten minutes
 cuts:
 	$(GO) test -c -o $(BIN)/cuts.test ./otatest
 	$(BIN)/cuts.test -test.run TestCuts -test.timeout 2h -cuts

@@ -372,10 +372,16 @@ func (s *Source) Report(_ context.Context, r ota.Report) error {
 	d := s.device
 	if r.Result == ota.Succeeded {
 		c := &Device{Disk: d.Disk.Clone(), Backend: d.Backend, Known: d.Known}
-		c.Disk.PowerOff(DropAll, 0)
-		c.Disk.PowerOn()
-		if err := c.PowerOn(); err != nil || c.Running.Version != r.Version {
-			d.fault("success of %s was reported, and a power cut then boots %q: %v", r.Version, c.Running.Version, err)
+		var err error
+		for range 2 { // the first boot may be the trial of the next release
+			c.Disk.PowerOff(DropAll, 0)
+			c.Disk.PowerOn()
+			if err = c.PowerOn(); err != nil {
+				break
+			}
+		}
+		if err != nil || c.Running.Version != r.Version {
+			d.fault("success of %s was reported, and power cuts then boot %q: %v", r.Version, c.Running.Version, err)
 		}
 	}
 	return d.Disk.Effect("report "+string(r.Result), func() { s.Reports = append(s.Reports, r) })
