@@ -34,6 +34,7 @@ type multi struct {
 
 	mu      sync.Mutex
 	offered map[string][]int // digest to those that offered it in the last check
+	last    []int            // those that offered what the manager was given last
 }
 
 // offer is what one source answered.
@@ -53,7 +54,7 @@ func (m *multi) Latest(ctx context.Context) (signed []byte, err error) {
 	if len(m.sources) == 1 { // the manager judges it
 		return m.sources[0].Latest(ctx)
 	}
-	offers, errs := m.ask(ctx)
+	offers, withdrawn, errs := m.ask(ctx)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
@@ -66,7 +67,7 @@ func (m *multi) Latest(ctx context.Context) (signed []byte, err error) {
 	m.mu.Unlock()
 	if len(offers) == 0 {
 		if len(errs) == 0 {
-			return nil, ota.ErrNoUpdate
+			return nil, m.nothing(withdrawn)
 		}
 		return nil, together(errs)
 	}
@@ -79,12 +80,37 @@ func (m *multi) Latest(ctx context.Context) (signed []byte, err error) {
 	for _, err := range errs {
 		m.log.Warn("a source could not be asked", "error", err)
 	}
+	m.mu.Lock()
+	m.last = byDigest[best.man.Digest]
+	m.mu.Unlock()
 	m.log.Info("newest release", "version", best.man.Version, "source", m.sources[best.source].name)
 	return best.signed, nil
 }
 
-// ask asks all sources at the same time. Offers are in the order of the sources.
-func (m *multi) ask(ctx context.Context) (offers []offer, errs []error) {
+// nothing is the answer when no source has anything: withdrawn, if those that
+// offered the last release say so. A stick that is pulled out withdraws nothing,
+// and a server does not withdraw what came from a stick.
+func (m *multi) nothing(withdrawn []int) error {
+	m.mu.Lock()
+	from := m.last
+	m.mu.Unlock()
+	if len(from) == 0 { // the process has restarted since
+		from = make([]int, len(m.sources))
+		for i := range from {
+			from[i] = i
+		}
+	}
+	for _, i := range from {
+		if !slices.Contains(withdrawn, i) {
+			return ota.ErrNoUpdate
+		}
+	}
+	return fmt.Errorf("%w: %w", ota.ErrNoUpdate, ota.ErrWithdrawn)
+}
+
+// ask asks all sources at the same time. Offers are in the order of the sources;
+// withdrawn are those that say that nothing of theirs is to be installed.
+func (m *multi) ask(ctx context.Context) (offers []offer, withdrawn []int, errs []error) {
 	type answer struct {
 		signed []byte
 		err    error
@@ -101,6 +127,8 @@ func (m *multi) ask(ctx context.Context) (offers []offer, errs []error) {
 			man, a.err = m.verify(a.signed)
 		}
 		switch {
+		case errors.Is(a.err, ota.ErrWithdrawn):
+			withdrawn = append(withdrawn, i)
 		case errors.Is(a.err, ota.ErrNoUpdate):
 		case a.err != nil:
 			errs = append(errs, fmt.Errorf("%s: %w", m.sources[i].name, a.err))
@@ -115,7 +143,7 @@ func (m *multi) ask(ctx context.Context) (offers []offer, errs []error) {
 			offers = append(offers, o)
 		}
 	}
-	return offers, errs
+	return offers, withdrawn, errs
 }
 
 // Open implements [ota.Source]. It asks the sources that offered m, and after a

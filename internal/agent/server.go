@@ -17,6 +17,7 @@ import (
 const (
 	pushSettle  = 200 * time.Millisecond // after a change: a check at a waiting device is three in a row
 	pushPause   = time.Second            // between two messages to the server
+	pushBeat    = 30 * time.Second       // between two while an update waits and nothing changes
 	pushTimeout = 10 * time.Second       // for one
 )
 
@@ -211,14 +212,22 @@ func signals(r bms.Reading) (out []ota.Signal) {
 }
 
 // push tells the servers what the device does, whenever something is worth
-// telling and at most once a second. It is at best effort: what could not be
-// told is not told later, because something newer is.
+// telling and at most once a second, and while an update is under way every half
+// minute, so that who looks at the page sees the battery charge that a device
+// waits for. It is at best effort: what could not be told is not told later,
+// because something newer is.
 func (a *Agent) push(ctx context.Context) {
+	beat := time.NewTicker(pushBeat)
+	defer beat.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-a.pushNow:
+		case <-beat.C:
+			if a.Snapshot().Update == nil {
+				continue
+			}
 		}
 		if !pause(ctx, pushSettle) {
 			return
