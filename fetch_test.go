@@ -48,7 +48,7 @@ func TestResumedDownloadFetchesNothingTwice(t *testing.T) {
 func TestFullMediumMends(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		d.Disk.OnEffect = func(_ int, effect string) otatest.Fault {
-			if strings.HasPrefix(effect, "write /device/b") {
+			if strings.HasPrefix(effect, "write /device/b/") {
 				return otatest.Fault{Err: syscall.ENOSPC}
 			}
 			return otatest.Fault{}
@@ -217,7 +217,7 @@ func TestFullMediumIsNotTriedAtOnce(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		writes := 0
 		d.Disk.OnEffect = func(_ int, effect string) otatest.Fault {
-			if strings.HasPrefix(effect, "write /device/b") {
+			if strings.HasPrefix(effect, "write /device/b/") {
 				writes++
 				return otatest.Fault{Err: syscall.ENOSPC}
 			}

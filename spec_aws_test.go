@@ -206,7 +206,7 @@ func (s *countingSource) Latest(ctx context.Context) ([]byte, error) {
 func TestSpecAWSFlashErrorAborts(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		d.Disk.OnEffect = func(_ int, effect string) otatest.Fault {
-			if strings.HasPrefix(effect, "write /device/b") {
+			if strings.HasPrefix(effect, "write /device/b/") {
 				return otatest.Fault{Err: errors.New("program error at 0x1000")}
 			}
 			return otatest.Fault{}

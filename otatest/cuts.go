@@ -255,6 +255,7 @@ func abortAt(when string, start func(Backend) (*Device, error)) Scenario {
 		Want:    []string{"1.0.0", "1.0.1"},
 		Results: []ota.Result{ota.Aborted, ota.Succeeded},
 		Verdict: func(d *Device) error {
+			d.Disk.OnEffect = nil
 			call := calls[d]
 			delete(calls, d)
 			if call == nil {
@@ -282,7 +283,7 @@ func matches(effect, when string) bool {
 	case "try":
 		return strings.HasPrefix(effect, "sync /device/boot")
 	case "write":
-		return strings.HasPrefix(effect, "write /device/b")
+		return strings.HasPrefix(effect, "write /device/b/")
 	case "sync":
 		return strings.HasPrefix(effect, "sync /device/b/")
 	}
