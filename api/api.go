@@ -116,8 +116,8 @@ type CheckinRequest struct {
 }
 
 // CheckinResponse is the answer. Its ETag is strong and names what is offered,
-// the digest, or that nothing is; it does not depend on URLs, which may change
-// with every answer. A device whose URLs stopped working asks again without
+// signatures included, or that nothing is; it does not depend on URLs, which may
+// change with every answer. A device whose URLs stopped working asks again without
 // If-None-Match.
 type CheckinResponse struct {
 	PollSeconds int           `json:"poll_seconds"`      // until the next check-in; 0: as the device likes

@@ -75,7 +75,8 @@ type Agent struct {
 	readErr    error
 	changed    bool      // thresholds, since the start
 	notStarted string    // why firmware did not start last time
-	noUpdates  string    // why there is no manager
+	noUpdates  string    // why there is no manager in this boot
+	notManaged string    // why there is no manager yet
 	published  time.Time // progress
 }
 
@@ -231,6 +232,10 @@ func (a *Agent) makeDevice() error {
 	if _, err := os.Stat(boot); err == nil {
 		return nil
 	}
+	if a.hasLived() {
+		a.log.Error("boot control is gone, and this is no new device: what is in the slots is not written over with the factory image", "boot", boot)
+		return nil // PowerOn picks a slot
+	}
 	f, err := os.Open(s.Factory)
 	if err != nil {
 		return fmt.Errorf("open the factory image: %w", err)
@@ -238,6 +243,19 @@ func (a *Agent) makeDevice() error {
 	defer f.Close()
 	a.log.Info("making a new device", "factory", s.Factory, "boot", boot)
 	return file.Format(c, map[string]io.Reader{s.Component: f})
+}
+
+// hasLived reports whether a manager has run here before, and there is something in
+// a slot: then the loss of the boot control makes no new device of it. The factory
+// image may be years old, and a security version that was passed by.
+func (a *Agent) hasLived() bool {
+	if r, err := a.store.Load(); err == nil && r.Running.Slot == "" {
+		return false
+	}
+	return slices.ContainsFunc([]string{file.SlotA, file.SlotB}, func(slot string) bool {
+		info, err := os.Stat(a.slotPath(slot))
+		return err == nil && (info.Size() > 0 || !info.Mode().IsRegular())
+	})
 }
 
 // manage runs a manager for firmware of this version until ctx ends, a restart is
@@ -249,16 +267,16 @@ func (a *Agent) manage(ctx context.Context, version string, firmware *supervise.
 	defer cancel(nil)
 	src, err := a.newSources(version)
 	if err != nil {
-		return err
+		return unmadeError{err}
 	}
 	mgr, err := ota.New(a.managerConfig(ctx, version, src.asSource(), firmware))
 	if err != nil {
-		return err
+		return unmadeError{err}
 	}
 	wg.Go(func() { src.run(ctx) })
 	wg.Go(func() { src.due(ctx, src.checks, a.interval) })
 	a.mu.Lock()
-	a.mgr, a.sources, a.noUpdates = mgr, src, ""
+	a.mgr, a.sources, a.noUpdates, a.notManaged = mgr, src, "", ""
 	a.mu.Unlock()
 	a.publish(control.KindStatus)
 	ended := make(chan error, 1)
@@ -328,9 +346,20 @@ func (a *Agent) askRestart(ctx context.Context) error {
 		}
 		return nil
 	}
-	_, err := a.cfg.Slot.Reboot.run(ctx, time.Minute, nil)
+	// A restart stops this agent among the first, and with it, as systemd does, all
+	// that it has started: often before the command has ended. To kill the command
+	// ourselves could stop the restart half-way, and to call it failed would take the
+	// try back: the device would restart into the old slot, and again and again.
+	_, err := a.cfg.Slot.Reboot.run(context.WithoutCancel(ctx), time.Minute, nil)
+	if err != nil && !pause(ctx, stopSoon) {
+		a.log.Info("the agent is stopped while the device restarts", "error", err)
+		return nil
+	}
 	return err
 }
+
+// stopSoon is how much later than a command's we may get our own signal to stop.
+const stopSoon = time.Second
 
 // now is the time, by the latest that is known for sure, see [ota.Config.BuildTime].
 func (a *Agent) now() time.Time {

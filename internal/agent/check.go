@@ -61,6 +61,9 @@ func (c *Config) check() error {
 			return fmt.Errorf("hooks.%s has a timeout and no command", name)
 		}
 	}
+	if err := c.Battery.check(); err != nil {
+		return err
+	}
 	maxCall := orDefault(c.Watchdog.MaxCall, Duration(defaultMaxCall))
 	for name, d := range c.timeouts() {
 		if d >= maxCall {
@@ -73,20 +76,51 @@ func (c *Config) check() error {
 	return c.Slot.check()
 }
 
-// timeouts are those of what the manager waits for.
+// check refuses what nobody would look at: whoever wrote a limit believes in it.
+func (b *Battery) check() error {
+	if b.Reader == "" || b.Reader != "none" && b.Reader != "file" && b.Reader != "http" {
+		return nil // newReader says what is wrong
+	}
+	for _, f := range []struct {
+		key     string
+		given   bool
+		readers string
+	}{
+		{"path", b.Path != "", "file"},
+		{"url", b.URL != "", "http"},
+		{"timeout", b.Timeout != 0, "file http"},
+		{"min_soc", b.MinSoC != nil, "file http"},
+		{"max_temperature", b.MaxTemperature != nil, "file http"},
+		{"min_temperature", b.MinTemperature != nil, "file http"},
+		{"max_current", b.MaxCurrent != nil, "file http"},
+		{"max_age", b.MaxAge != 0, "file http"},
+	} {
+		if f.given && !strings.Contains(f.readers, b.Reader) {
+			return fmt.Errorf("battery.%s is given, and with battery.reader %s nothing looks at it; remove one of them", f.key, b.Reader)
+		}
+	}
+	return nil
+}
+
+// timeouts are those of what the manager waits for, as they hold.
 func (c *Config) timeouts() map[string]Duration {
 	t := map[string]Duration{
-		"hooks.check_start.timeout": c.Hooks.CheckStart.Timeout,
-		"hooks.suspend.timeout":     c.Hooks.Suspend.Timeout,
-		"hooks.resume.timeout":      c.Hooks.Resume.Timeout,
-		"battery.timeout":           c.Battery.Timeout,
-		"stall_timeout":             c.StallTimeout,
+		"battery.timeout": c.Battery.Timeout,
+		"stall_timeout":   orDefault(c.StallTimeout, Duration(stallTimeout)),
+	}
+	for name, h := range map[string]*Hook{"check_start": &c.Hooks.CheckStart, "suspend": &c.Hooks.Suspend, "resume": &c.Hooks.Resume} {
+		if len(h.Command) > 0 {
+			t["hooks."+name+".timeout"] = orDefault(h.Timeout, Duration(hookTimeout))
+		}
 	}
 	for i, h := range c.Health {
-		t[fmt.Sprintf("timeout of health check %d", i+1)] = h.Timeout
+		t[fmt.Sprintf("timeout of health check %d", i+1)] = orDefault(h.Timeout, Duration(healthTimeout))
 	}
 	return t
 }
+
+// stallTimeout is the manager's default, see [ota.Config].
+const stallTimeout = 2 * time.Minute
 
 func (s *Slot) check() error {
 	switch {

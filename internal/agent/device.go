@@ -23,7 +23,7 @@ func (a *Agent) Control() control.Device { return a }
 // before was doing.
 func (a *Agent) Snapshot() ota.Snapshot {
 	a.mu.Lock()
-	mgr, s, noUpdates := a.mgr, a.snap, a.noUpdates
+	mgr, s, noUpdates, notManaged := a.mgr, a.snap, a.noUpdates, a.notManaged
 	a.mu.Unlock()
 	if mgr != nil {
 		if now := mgr.Snapshot(); now.Slot != "" || now.Status != ota.StatusIdle {
@@ -32,6 +32,8 @@ func (a *Agent) Snapshot() ota.Snapshot {
 	}
 	if noUpdates != "" {
 		s.Status, s.Code, s.Reason = ota.StatusFailed, ota.ErrFlashWrite, noUpdates
+	} else if notManaged != "" && mgr == nil {
+		s.Status, s.Code, s.Reason = ota.StatusFailed, ota.ErrInternal, notManaged
 	}
 	return s
 }
@@ -63,6 +65,12 @@ func (a *Agent) Warnings() (w []string) {
 	if a.read == nil {
 		w = append(w, "battery.reader is none: updates do not look at any battery")
 	}
+	if a.read != nil {
+		w = append(w, lenient(&a.cfg.Battery)...)
+		if valueOr(a.cfg.Dwell, 1) == 0 {
+			w = append(w, "dwell is 0: a battery that is within its limits for one moment by chance counts as safe")
+		}
+	}
 	if len(a.checks) == 0 && !a.cfg.Slot.Run {
 		w = append(w, "no health check is configured: new firmware is marked good by a person's confirm only, and rolled back without")
 	}
@@ -87,6 +95,31 @@ func (a *Agent) Warnings() (w []string) {
 	}
 	if a.noUpdates != "" {
 		w = append(w, "no updates until the firmware is restarted: "+a.noUpdates)
+	}
+	if a.notManaged != "" {
+		w = append(w, "no updates until this is mended: "+a.notManaged)
+	}
+	return w
+}
+
+// lenient names the limits that allow more than the specification's.
+func lenient(b *Battery) (w []string) {
+	t, d := thresholds(b), bms.Default()
+	for _, l := range []struct {
+		key          string
+		more         bool
+		value, usual any
+		unit         string
+	}{
+		{"min_soc", t.MinSoC < d.MinSoC, t.MinSoC, d.MinSoC, " %"},
+		{"max_temperature", t.MaxTemperature > d.MaxTemperature, t.MaxTemperature, d.MaxTemperature, " °C"},
+		{"min_temperature", t.MinTemperature < d.MinTemperature, t.MinTemperature, d.MinTemperature, " °C"},
+		{"max_current", t.MaxCurrent > d.MaxCurrent, t.MaxCurrent, d.MaxCurrent, " A"},
+		{"max_age", t.MaxAge > d.MaxAge, t.MaxAge, d.MaxAge, ""},
+	} {
+		if l.more {
+			w = append(w, fmt.Sprintf("battery.%s is %v%s, which allows more than the default of %v%s: is that right for this battery?", l.key, l.value, l.unit, l.usual, l.unit))
+		}
 	}
 	return w
 }

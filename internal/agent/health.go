@@ -42,7 +42,11 @@ func newCheck(h *Health, read bms.Reader, limits func() bms.Thresholds) (check, 
 		if _, err := webURL(h.HTTP); err != nil {
 			return c, fmt.Errorf("http: %w", err)
 		}
-		add("http "+h.HTTP, func(ctx context.Context) error { return getOK(ctx, h.HTTP) })
+		// No proxy, which may answer for firmware that is dead, and no redirects: a
+		// login page somewhere else says nothing about it.
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		add("http "+h.HTTP, func(ctx context.Context) error { return getOK(ctx, client, h.HTTP) })
 	}
 	if h.TCP != "" {
 		if _, port, err := net.SplitHostPort(h.TCP); err != nil || port == "" {
@@ -72,13 +76,13 @@ func newCheck(h *Health, read bms.Reader, limits func() bms.Thresholds) (check, 
 	return c, nil
 }
 
-func getOK(ctx context.Context, url string) error {
+func getOK(ctx context.Context, client *http.Client, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
 	req.Close = true // each check asks anew, also for a connection
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,11 @@ import (
 const (
 	hookTimeout = 60 * time.Second
 	maxEvents   = 64 // that wait for the event hook
+
+	// maxEnv bounds a text for a hook, in bytes. Linux does not start a program with
+	// a variable of 128 KiB (MAX_ARG_STRLEN), and names on a hostile stick, which
+	// reasons repeat, come to more: resume would not run, and the plant stay quiesced.
+	maxEnv = 4 << 10
 )
 
 // hooks makes the manager's callbacks out of the configured commands, and of
@@ -64,7 +69,7 @@ func (a *Agent) hookEnv(name string) []string {
 		"INTERLOCK_STATUS=" + s.Status.String(),
 		"INTERLOCK_CODE=" + strconv.Itoa(int(s.Code)),
 		"INTERLOCK_CODE_NAME=" + s.Code.Name(),
-		"INTERLOCK_REASON=" + strings.ReplaceAll(s.Reason, "\x00", "?"), // a zero byte would keep the hook from running
+		"INTERLOCK_REASON=" + strings.ReplaceAll(s.Reason[:min(len(s.Reason), maxEnv)], "\x00", "?"), // a zero byte would keep the hook from running
 	}
 	if u := s.Update; u != nil {
 		env = append(env, "INTERLOCK_UPDATE_VERSION="+u.Version, "INTERLOCK_UPDATE_DIGEST="+u.Digest)

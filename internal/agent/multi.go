@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/source/https"
 )
 
 // named is a source with a name for messages.
@@ -27,6 +28,7 @@ type multi struct {
 	verify  ota.Verify
 	fits    func(*ota.Manifest) bool       // a release that may be installed here, as far as that is known
 	skipped func(digest string) bool       // one that has failed here
+	inHand  func() (digest string)         // the release that is being installed, or ""
 	checked func(err error)                // called after each Latest
 	enter   func(what string) (end func()) // see alive
 	log     *slog.Logger
@@ -34,7 +36,7 @@ type multi struct {
 
 	mu      sync.Mutex
 	offered map[string][]int // digest to those that offered it in the last check
-	last    []int            // those that offered what the manager was given last
+	from    map[string][]int // digest to all that have ever offered it to this process
 }
 
 // offer is what one source answered.
@@ -47,7 +49,8 @@ type offer struct {
 
 // Latest implements [ota.Source]. A release that does not fit, or has failed
 // here, is returned only if no other source has a better one: the manager then
-// says what is wrong with it. An error is returned only if no source has anything.
+// says what is wrong with it. An error is returned only if no source has anything,
+// or if the one that offered the release in hand has taken it back.
 func (m *multi) Latest(ctx context.Context) (signed []byte, err error) {
 	defer m.enter("looking for a release")()
 	defer func() { m.checked(err) }()
@@ -55,19 +58,23 @@ func (m *multi) Latest(ctx context.Context) (signed []byte, err error) {
 		return m.sources[0].Latest(ctx)
 	}
 	offers, withdrawn, errs := m.ask(ctx)
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
+	// When time is up, what hangs must not hide what the others have. A person who
+	// aborts, or an agent that stops, wants no answer.
+	if err := ctx.Err(); err != nil && (!errors.Is(err, context.DeadlineExceeded) || len(offers) == 0) {
+		return nil, err
 	}
 	byDigest := map[string][]int{}
 	for _, o := range offers {
 		byDigest[o.man.Digest] = append(byDigest[o.man.Digest], o.source)
 	}
-	m.mu.Lock()
-	m.offered = byDigest
-	m.mu.Unlock()
+	isWithdrawn := m.note(byDigest, withdrawn)
+	// Before an offer that does not fit: its refusal would let what is in hand go on.
+	if isWithdrawn && !slices.ContainsFunc(offers, func(o offer) bool { return o.rank == 0 }) {
+		return nil, fmt.Errorf("look for a release: %w: %w", ota.ErrNoUpdate, ota.ErrWithdrawn)
+	}
 	if len(offers) == 0 {
 		if len(errs) == 0 {
-			return nil, m.nothing(withdrawn)
+			return nil, ota.ErrNoUpdate
 		}
 		return nil, together(errs)
 	}
@@ -80,36 +87,40 @@ func (m *multi) Latest(ctx context.Context) (signed []byte, err error) {
 	for _, err := range errs {
 		m.log.Warn("a source could not be asked", "error", err)
 	}
-	m.mu.Lock()
-	m.last = byDigest[best.man.Digest]
-	m.mu.Unlock()
 	m.log.Info("newest release", "version", best.man.Version, "source", m.sources[best.source].name)
 	return best.signed, nil
 }
 
-// nothing is the answer when no source has anything: withdrawn, if those that
-// offered the last release say so. A stick that is pulled out withdraws nothing,
-// and a server does not withdraw what came from a stick.
-func (m *multi) nothing(withdrawn []int) error {
+// maxFrom bounds the memory for who offered what. Only what is in hand matters.
+const maxFrom = 64
+
+// note remembers who offers what, and reports whether the release in hand is
+// withdrawn: by a source that offered it, while no other offers it. If nobody is
+// known to have offered it, as after a restart of the process, each may withdraw it.
+func (m *multi) note(offered map[string][]int, withdrawn []int) bool {
+	digest := m.inHand()
 	m.mu.Lock()
-	from := m.last
-	m.mu.Unlock()
-	if len(from) == 0 { // the process has restarted since
-		from = make([]int, len(m.sources))
-		for i := range from {
-			from[i] = i
+	defer m.mu.Unlock()
+	m.offered = offered
+	if m.from == nil || len(m.from) > maxFrom {
+		m.from = map[string][]int{digest: m.from[digest]}
+	}
+	for d, sources := range offered {
+		for _, i := range sources {
+			if !slices.Contains(m.from[d], i) {
+				m.from[d] = append(m.from[d], i)
+			}
 		}
 	}
-	for _, i := range from {
-		if !slices.Contains(withdrawn, i) {
-			return ota.ErrNoUpdate
-		}
+	if digest == "" || len(offered[digest]) > 0 {
+		return false
 	}
-	return fmt.Errorf("%w: %w", ota.ErrNoUpdate, ota.ErrWithdrawn)
+	known := m.from[digest]
+	return slices.ContainsFunc(withdrawn, func(i int) bool { return len(known) == 0 || slices.Contains(known, i) })
 }
 
 // ask asks all sources at the same time. Offers are in the order of the sources;
-// withdrawn are those that say that nothing of theirs is to be installed.
+// withdrawn are those that say that what they offered must not be installed.
 func (m *multi) ask(ctx context.Context) (offers []offer, withdrawn []int, errs []error) {
 	type answer struct {
 		signed []byte
@@ -126,9 +137,10 @@ func (m *multi) ask(ctx context.Context) (offers []offer, withdrawn []int, errs 
 		if a.err == nil {
 			man, a.err = m.verify(a.signed)
 		}
-		switch {
-		case errors.Is(a.err, ota.ErrWithdrawn):
+		if errors.Is(a.err, ota.ErrWithdrawn) {
 			withdrawn = append(withdrawn, i)
+		}
+		switch {
 		case errors.Is(a.err, ota.ErrNoUpdate):
 		case a.err != nil:
 			errs = append(errs, fmt.Errorf("%s: %w", m.sources[i].name, a.err))
@@ -232,13 +244,26 @@ type reportingMulti struct {
 }
 
 // Report implements [ota.Reporter]: every source that takes reports must have it.
+// All are told, also when one before them is not there; they know a report that
+// comes again by its id.
 func (m *reportingMulti) Report(ctx context.Context, r ota.Report) error {
 	defer m.enter("delivering a report")()
 	r = m.explain(r)
-	for _, to := range m.to {
-		if err := to.Report(ctx, r); err != nil {
-			return err
-		}
+	errs := make([]error, len(m.to))
+	var wg sync.WaitGroup
+	for i, to := range m.to { // at the same time, for one that hangs takes all there is
+		wg.Go(func() {
+			if errs[i] = to.Report(ctx, r); errors.Is(errs[i], https.ErrRejected) {
+				// Kept here, for all that come after it would wait for ever.
+				m.log.Error("a report that the server will never take is given up", "error", errs[i], "id", r.ID, "version", r.Version,
+					"from", r.From, "running", r.Running, "result", r.Result, "code", int(r.Code), "reason", r.Reason, "digest", r.Digest, "time", r.Time)
+				errs[i] = nil
+			}
+		})
+	}
+	wg.Wait()
+	if errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil }); len(errs) > 0 {
+		return together(errs)
 	}
 	return nil
 }

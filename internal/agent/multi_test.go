@@ -62,7 +62,7 @@ func verifyJSON(b []byte) (*ota.Manifest, error) {
 
 func newMulti(a *Agent, sources ...*shelf) *multi {
 	m := &multi{verify: verifyJSON, enter: a.alive.enter, log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1),
-		fits: func(m *ota.Manifest) bool { return a.fits(m, "1.0.0") }, skipped: a.skipped, checked: func(error) {}}
+		fits: func(m *ota.Manifest) bool { return a.fits(m, "1.0.0") }, skipped: a.skipped, inHand: a.inHand, checked: func(error) {}}
 	for i, s := range sources {
 		m.sources = append(m.sources, named{fmt.Sprintf("source%d", i+1), s})
 	}
@@ -265,32 +265,4 @@ func TestAlive(t *testing.T) {
 			t.Errorf("free again: got %v", err)
 		}
 	})
-}
-
-// TestMultiWithdrawn: only those that offered a release can withdraw it.
-func TestMultiWithdrawn(t *testing.T) {
-	a := &Agent{cfg: Config{Device: Device{Product: "p"}}}
-	release := &ota.Manifest{Product: "p", Version: "1.1.0", Notes: "x"}
-	withdrawn := fmt.Errorf("%w: %w", ota.ErrNoUpdate, ota.ErrWithdrawn)
-	for _, tt := range []struct {
-		name          string
-		first, second [2]error // of server and stick; nil: it has the release
-		want          bool
-	}{
-		{"the server had it and withdraws it", [2]error{nil, ota.ErrNoUpdate}, [2]error{withdrawn, ota.ErrNoUpdate}, true},
-		{"the stick had it and is pulled out", [2]error{withdrawn, nil}, [2]error{withdrawn, ota.ErrNoUpdate}, false},
-		{"both had it, the server withdraws it, the stick is pulled out", [2]error{nil, nil}, [2]error{withdrawn, ota.ErrNoUpdate}, false},
-		{"after a restart nobody knows who had it", [2]error{ota.ErrConnectivity, ota.ErrNoUpdate}, [2]error{withdrawn, ota.ErrNoUpdate}, false},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			server, stick := &shelf{release: release}, &shelf{release: release}
-			m := newMulti(a, server, stick)
-			server.err, stick.err = tt.first[0], tt.first[1]
-			m.Latest(t.Context())
-			server.err, stick.err = tt.second[0], tt.second[1]
-			if _, err := m.Latest(t.Context()); !errors.Is(err, ota.ErrNoUpdate) || errors.Is(err, ota.ErrWithdrawn) != tt.want {
-				t.Errorf("got %v, want withdrawn %v", err, tt.want)
-			}
-		})
-	}
 }

@@ -70,7 +70,7 @@ func (a *Agent) boot(ctx context.Context) error {
 	defer fw.Stop()
 	a.log.Info("firmware runs", "slot", slot, "version", fw.Version())
 	if bootErr == nil {
-		return a.manage(ctx, fw.Version(), fw)
+		return a.beside(ctx, fw)
 	}
 	// The firmware does its work, but what the boot control says of this boot is
 	// not true, and a manager that believed it could write to what runs.
@@ -88,6 +88,44 @@ func (a *Agent) boot(ctx context.Context) error {
 		return fw.Err()
 	}
 }
+
+// beside runs a manager beside the firmware. That one cannot be made, because a
+// token is being replaced or a certificate is gone, is no reason to stop firmware
+// that runs: it is tried again. Firmware on trial is not proven meanwhile, and the
+// next restart goes back.
+func (a *Agent) beside(ctx context.Context, fw *supervise.Firmware) error {
+	for wait := firstPause; ; wait = min(2*wait, lastPause) {
+		err := a.manage(ctx, fw.Version(), fw)
+		unmade, ok := errors.AsType[unmadeError](err)
+		if !ok {
+			return err
+		}
+		a.log.Error("the firmware runs, and there are no updates until this is mended", "error", unmade, "again in", wait)
+		a.mu.Lock()
+		a.notManaged, a.snap.Running = unmade.Error(), fw.Version()
+		a.mu.Unlock()
+		a.publish(control.KindStatus)
+		again := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-a.restart:
+			err = errRestart
+		case <-fw.Done():
+			err = fw.Err()
+		case <-again.C:
+			continue
+		}
+		again.Stop()
+		return err
+	}
+}
+
+// unmadeError is why there is no manager, although the configuration was good when
+// the agent started.
+type unmadeError struct{ error }
+
+func (e unmadeError) Unwrap() error { return e.error }
 
 func (a *Agent) setNotStarted(err error) {
 	a.mu.Lock()

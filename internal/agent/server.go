@@ -67,7 +67,7 @@ func (a *Agent) newSources(version string) (*sourceSet, error) {
 	set := &sourceSet{explain: a.explain, checks: make(chan struct{}, 1)}
 	set.multi = &multi{verify: a.verify, enter: a.alive.enter, log: a.log, wake: make(chan struct{}, 1),
 		fits:    func(m *ota.Manifest) bool { return a.fits(m, version) },
-		skipped: a.skipped,
+		skipped: a.skipped, inHand: a.inHand,
 		checked: func(error) {
 			select {
 			case set.checks <- struct{}{}:
@@ -139,9 +139,19 @@ func (a *Agent) skipped(digest string) bool {
 	return r != nil && slices.ContainsFunc(r.Skipped, func(s ota.Skipped) bool { return s.Digest == digest })
 }
 
+// inHand returns the digest of the release that is being installed, or "".
+func (a *Agent) inHand() string {
+	if r := a.record.Load(); r != nil && r.State != ota.Idle {
+		return r.Digest
+	}
+	return ""
+}
+
 // interval is how long after a check the next one is due: as long as the server
-// wants, if it wants anything, or else check_interval. With a check_interval of
-// 0 nothing is checked by itself, whatever the server wants.
+// wants, if it wants anything, or else check_interval. Of several servers each is
+// asked as often as it is due. If each check suspends the plant, check_interval is
+// the least, or a server could keep it suspended. With a check_interval of 0 nothing
+// is checked by itself, whatever the server wants.
 func (a *Agent) interval() time.Duration {
 	d := a.cfg.checkInterval()
 	if d <= 0 {
@@ -155,9 +165,16 @@ func (a *Agent) interval() time.Duration {
 	}
 	wish := time.Duration(0)
 	for _, h := range set.https {
-		if p := h.PollInterval(); p > 0 && (wish == 0 || p < wish) {
+		p := h.PollInterval()
+		if p <= 0 {
+			p = d
+		}
+		if wish == 0 || p < wish {
 			wish = p
 		}
+	}
+	if a.suspend == ota.SuspendBeforeCheck {
+		return max(wish, d)
 	}
 	return orDefault(wish, d)
 }

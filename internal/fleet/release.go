@@ -3,6 +3,7 @@ package fleet
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"fmt"
 	"slices"
@@ -21,6 +22,7 @@ type Release struct {
 	Envelope  []byte        // what is signed, and the signatures
 	Bundle    Bundle
 	Images    []Image // in the manifest's order
+	Tag       string  // names the release and its signatures: one that was signed again has another
 	Checked   bool    // the server checked the signatures
 	Published time.Time
 
@@ -67,6 +69,10 @@ func (r *Release) fill(m *ota.Manifest, envelope []byte, md5s map[string]string)
 		r.Images = append(r.Images, Image{im, offset})
 	}
 	r.Manifest, r.Envelope = &light, envelope
+	// Signatures too: a device that could not take the release for want of one has
+	// to see it when it comes.
+	sum := sha256.Sum256(envelope)
+	r.Tag = fmt.Sprintf("%.32s-%x", m.Digest, sum[:8])
 	return nil
 }
 
@@ -76,13 +82,18 @@ func (f *Fleet) Promote(ctx context.Context, group, digest string) error {
 	if err != nil {
 		return fmt.Errorf("promote: %w", err)
 	}
-	if r.replaced {
-		return fmt.Errorf("promote %s: %w: another release has taken the place of %.12s; publish this one again with replace", r.Manifest.Version, ErrConflict, digest)
-	}
 	if _, err := f.group(group); err != nil {
 		return fmt.Errorf("promote %s: %w", r.Manifest.Version, err)
 	}
 	err = f.w.do(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		// Again, where nothing comes in between: it may have been replaced since.
+		var replaced int64
+		if err := tx.QueryRowContext(ctx, `SELECT replaced FROM releases WHERE digest = $1`, digest).Scan(&replaced); err != nil {
+			return err
+		}
+		if replaced != 0 {
+			return fmt.Errorf("%w: another release has taken the place of %.12s; publish this one again with replace", ErrConflict, digest)
+		}
 		return setCurrent(ctx, tx, group, r.Manifest.Product, digest, f.cfg.Now().UnixMilli())
 	}, func() {
 		f.mu.Lock()

@@ -13,14 +13,16 @@ import (
 )
 
 const (
-	maxHistory  = 100 // reports of a device that are shown
-	maxOutcomes = 8   // releases of a device whose outcome is held in memory
-	maxReportID = 128 // bytes
+	maxHistory  = 100  // reports of a device that are shown
+	maxStored   = 1000 // reports of a device that are kept, so that one that makes them up does not fill the disk
+	maxOutcomes = 8    // releases of a device whose outcome is held in memory
+	maxReportID = 128  // bytes
 )
 
 // Reports stores outcomes. It returns without an error only once all that it
 // names as stored is durable. A report whose id this device has used before is
-// stored already, whatever else it says.
+// stored already, whatever else it says. Of each device the newest thousand are
+// kept.
 func (f *Fleet) Reports(ctx context.Context, req api.ReportsRequest) (api.ReportsResponse, error) {
 	out := api.ReportsResponse{Stored: []string{}}
 	if err := ota.CheckName(req.Device); err != nil {
@@ -62,7 +64,12 @@ func (f *Fleet) Reports(ctx context.Context, req api.ReportsRequest) (api.Report
 				fresh = append(fresh, r)
 			}
 		}
-		return nil
+		if len(fresh) == 0 {
+			return nil
+		}
+		_, err := tx.ExecContext(ctx, `DELETE FROM reports WHERE device = $1 AND serial <=
+			(SELECT serial FROM reports WHERE device = $1 ORDER BY serial DESC LIMIT 1 OFFSET $2)`, req.Device, maxStored)
+		return err
 	}, func() {
 		f.mu.Lock()
 		d := f.devices[req.Device]

@@ -77,6 +77,12 @@ func (s *Server) operator(h handler) handler {
 	}
 }
 
+// isOperator reports whether an operator's token is still one.
+func (s *Server) isOperator(r *http.Request) bool {
+	id, err := s.bearer(r)
+	return err == nil && id.Role == fleet.Operator
+}
+
 // agent lets devices pass; h checks for which device they speak.
 func (s *Server) agent(h func(http.ResponseWriter, *http.Request, fleet.Identity) error) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {

@@ -37,8 +37,8 @@ func (s *Server) offer(rel *fleet.Release) ([]byte, error) {
 	}
 	out := api.ReleaseOffer{Digest: rel.Digest(), Version: rel.Manifest.Version, Signed: rel.Envelope}
 	for _, im := range rel.Images {
-		// Relative to /api/v1/checkin, so that it works under any host name and prefix.
-		url := "../../" + s.downloadPath(rel.Digest(), im.Component, expires)
+		// Below the server's URL as the device knows it, see api.ImageOffer.
+		url := "/" + s.downloadPath(rel.Digest(), im.Component, expires)
 		out.Images = append(out.Images, api.ImageOffer{Component: im.Component, URL: url, Size: im.Size, SHA256: im.SHA256})
 	}
 	b, err := json.Marshal(out)
@@ -67,7 +67,7 @@ func (s *Server) checkin(w http.ResponseWriter, r *http.Request, id fleet.Identi
 	poll := strconv.Itoa(int(a.Poll.Seconds()))
 	etag := `"none"`
 	if a.Release != nil {
-		etag = `"` + a.Release.Digest() + `"`
+		etag = `"` + a.Release.Tag + `"`
 	}
 	h := w.Header()
 	h.Set(api.HeaderPoll, poll)

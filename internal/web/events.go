@@ -87,10 +87,13 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 		case <-s.closing:
 			return nil
 		case <-beat.C:
-			if st.write([]byte(": alive\n\n")) != nil {
+			if !s.isOperator(r) || st.write([]byte(": alive\n\n")) != nil {
 				return nil
 			}
 		case c := <-changes:
+			if !s.isOperator(r) { // a token that was revoked ends its streams, too
+				return nil
+			}
 			if e, ok := s.event(c); ok && st.send(e.Kind, e) != nil {
 				return nil
 			}
@@ -162,6 +165,9 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request) error {
 		}
 		if !due {
 			continue
+		}
+		if !s.cfg.OpenDashboard && !s.loggedIn(r) { // logged out by time, or the token was revoked
+			return nil
 		}
 		due = false
 		parts, err := page()

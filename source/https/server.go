@@ -59,7 +59,10 @@ func (s *Source) checkIn(ctx context.Context, op string, cached bool) (offer, er
 	if state != nil {
 		in = state()
 	}
-	in.Skipped = in.Skipped[max(0, len(in.Skipped)-maxSkipped):]
+	in.Skipped = slices.Clone(in.Skipped[max(0, len(in.Skipped)-maxSkipped):])
+	for i := range in.Skipped {
+		in.Skipped[i].Reason = cut(in.Skipped[i].Reason, maxSkippedReason)
+	}
 	in.Head = trim(in.Head)
 	in.Device, in.Product, in.Hardware, in.Agent = s.cfg.Device, s.cfg.Product, s.cfg.Hardware, s.cfg.Agent
 	if in.Version == "" {
@@ -196,6 +199,10 @@ func expired(err error) bool {
 	return errors.Is(err, errChanged)
 }
 
+// ErrRejected is a report that the server will never take, because of what it says.
+// It is for the caller to log it and to go on with the next, which waits behind it.
+var ErrRejected = errors.New("the server does not take it, now or later")
+
 // Report implements [ota.Reporter]. It returns nil once the server has stored r.
 // A source of another kind has nobody to tell: that is [errors.ErrUnsupported],
 // so that the report is kept. Such a source is better given to the manager as
@@ -205,6 +212,7 @@ func (s *Source) Report(ctx context.Context, r ota.Report) error {
 	if s.cfg.Kind != Server {
 		return &Error{Op: op, Code: ota.ErrInternal, Err: fmt.Errorf("a source of kind %s has nobody to report to: %w", s.cfg.Kind, errors.ErrUnsupported)}
 	}
+	r.Reason = cut(r.Reason, 4*maxReason) // the server keeps less
 	var out api.ReportsResponse
 	if _, err := s.post(ctx, op, api.PathReports, nil, api.ReportsRequest{Device: s.cfg.Device, Reports: []ota.Report{r}}, &out); err != nil {
 		return err
@@ -214,7 +222,7 @@ func (s *Source) Report(ctx context.Context, r ota.Report) error {
 	}
 	for _, no := range out.Rejected {
 		if no.ID == r.ID {
-			return serverError(op, "the server does not take it: %s", clean(no.Error, 300))
+			return serverError(op, "%w: %s", ErrRejected, clean(no.Error, 300))
 		}
 	}
 	return serverError(op, "the server answered without saying that it is stored")
@@ -238,11 +246,18 @@ const (
 	maxSkipped = 100
 	maxSignals = 100
 	maxReason  = 1000 // bytes
+
+	// maxSkippedReason in bytes, six times as many in JSON at worst, times maxSkipped
+	// leaves room in api.MaxRequestSize.
+	maxSkippedReason = 300
 )
+
+// cut returns at most n bytes of s. JSON replaces what is left of a letter.
+func cut(s string, n int) string { return s[:min(len(s), n)] }
 
 // trim takes from h what JSON or the server could not take.
 func trim(h api.Head) api.Head {
-	h.Reason = h.Reason[:min(len(h.Reason), maxReason)]
+	h.Reason = cut(h.Reason, maxReason)
 	h.Signals = slices.DeleteFunc(slices.Clone(h.Signals), func(g ota.Signal) bool {
 		return math.IsNaN(g.Value) || math.IsInf(g.Value, 0) // a sensor that does not know
 	})

@@ -13,7 +13,7 @@
 //     depth, number and size; names are quoted before they are shown.
 //   - The newest bundle that verifies and fits this unit is offered, whatever
 //     the order of files and media. A bundle that does not is passed over. If
-//     none is left, the error names every one and says what is wrong with it.
+//     none is left, the error says what is wrong with each, the first eight by name.
 //   - An image is read through one descriptor, out of a file whose envelope was
 //     found to be that of the release. A file that is put in its place is not
 //     mixed in.

@@ -33,7 +33,7 @@ func (s *Source) open(ctx context.Context, last found, m *ota.Manifest, im *ota.
 	if len(problems) == 0 {
 		return nil, fmt.Errorf("%w: no medium at %q has it; put it back", ota.ErrConnectivity, s.cfg.Path)
 	}
-	return nil, fmt.Errorf("%w: no medium at %q has it; put it back: %s", ota.ErrConnectivity, s.cfg.Path, errors.Join(problems...))
+	return nil, fmt.Errorf("%w: no medium at %q has it; put it back: %s", ota.ErrConnectivity, s.cfg.Path, summary(problems))
 }
 
 // openAt opens the image in the file at p, if the file has the release m.

@@ -75,11 +75,30 @@ func verdict(problems []error) error {
 	if len(problems) == 0 {
 		return fmt.Errorf("%w: no bundle is there", ota.ErrNoUpdate)
 	}
-	texts := make([]string, len(problems))
+	return fmt.Errorf("%w: %s", code, summary(problems))
+}
+
+// What an error says of a medium at most: names on it can be long, and many.
+const (
+	maxProblems = 8
+	maxProblem  = 500 // bytes of one
+)
+
+// summary is problems on one line.
+func summary(problems []error) string {
+	var texts []string
 	for i, err := range problems {
-		texts[i] = err.Error()
+		if i == maxProblems {
+			texts = append(texts, fmt.Sprintf("and %d more", len(problems)-i))
+			break
+		}
+		text := err.Error()
+		if len(text) > maxProblem { // a path is at the front, what is wrong with it at the end
+			text = text[:maxProblem/2] + "..." + text[len(text)-maxProblem/2:]
+		}
+		texts = append(texts, strings.ToValidUTF8(text, "?"))
 	}
-	return fmt.Errorf("%w: %s", code, strings.Join(texts, "; "))
+	return strings.Join(texts, "; ")
 }
 
 // better is an order that does not depend on where and when bundles were found.
@@ -119,6 +138,9 @@ func (s *Source) read(p place) (found, error) {
 		return found{}, fmt.Errorf("%w: is for hardware %v, this is %q", ota.ErrIncompatible, m.Hardware, s.cfg.Hardware)
 	case s.cfg.Version != "" && ota.CompareVersions(m.Version, s.cfg.Version) == 0:
 		return found{}, fmt.Errorf("%w: version %s is running", ota.ErrNoUpdate, m.Version)
+	case s.cfg.Version != "" && m.MinVersion != "" && ota.CompareVersions(s.cfg.Version, m.MinVersion) < 0:
+		// Or it would hide the step in between that lies beside it.
+		return found{}, fmt.Errorf("%w: updates from %s or newer, this runs %s", ota.ErrIncompatible, m.MinVersion, s.cfg.Version)
 	}
 	return found{p, m, b.Signed()}, nil
 }

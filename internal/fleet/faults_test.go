@@ -1,0 +1,116 @@
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/api"
+	"github.com/interlock-energy/ota/bundle"
+	"github.com/interlock-energy/ota/internal/blob"
+)
+
+func openInside(t *testing.T) *Fleet {
+	t.Helper()
+	dir := t.TempDir()
+	store, err := blob.Open(filepath.Join(dir, "blobs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := Open(t.Context(), filepath.Join(dir, "fleet.db"), store, Config{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func release(t *testing.T, content string) io.Reader {
+	t.Helper()
+	private, _, err := bundle.GenerateKey("ed25519")
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := bundle.ParsePrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	im, err := bundle.DescribeImage("controller", bytes.NewReader([]byte(content)), 4096, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := ota.Manifest{Format: 1, Product: "p", Version: "1.0.0", Created: time.Unix(1.77e9, 0).UTC(), Images: []ota.Image{im}}
+	envelope, err := bundle.Sign(&m, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := bundle.Write(&out, envelope, bytes.NewReader([]byte(content))); err != nil {
+		t.Fatal(err)
+	}
+	return &out
+}
+
+// A release that is being replaced, because it is bad, and promoted at the same
+// moment does not come back.
+func TestReview2PromoteOfAReleaseThatIsBeingReplaced(t *testing.T) {
+	f := openInside(t)
+	bad, err := f.Publish(t.Context(), release(t, "bad"), PublishOptions{Hold: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hold := make(chan struct{})
+	go f.w.do(context.Background(), func(context.Context, *sql.Tx) error { <-hold; return nil }, nil)
+	<-time.After(100 * time.Millisecond)
+	published, promoted := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, err := f.Publish(context.Background(), release(t, "good"), PublishOptions{Hold: true, Replace: true})
+		published <- err
+	}()
+	<-time.After(500 * time.Millisecond) // until it waits for its turn to write
+	go func() { promoted <- f.Promote(context.Background(), api.DefaultGroup, bad.Release.Digest) }()
+	<-time.After(100 * time.Millisecond)
+	close(hold)
+	if err := <-published; err != nil {
+		t.Fatal(err)
+	}
+	err = <-promoted
+	if a, cerr := f.Checkin(t.Context(), api.CheckinRequest{Head: api.Head{Device: "d", Product: "p"}}); cerr != nil || a.Release != nil {
+		t.Errorf("the replaced release is offered: %+v, %v", a.Release, cerr)
+	}
+	if !errors.Is(err, ErrConflict) {
+		t.Errorf("promote: got %v, want %v", err, ErrConflict)
+	}
+}
+
+// One device that makes up reports does not fill the server's disk.
+func TestReview2ReportsOfADeviceAreBounded(t *testing.T) {
+	f := openInside(t)
+	var last string
+	for i := range 40 {
+		req := api.ReportsRequest{Device: "d"}
+		for k := range api.MaxReports {
+			last = fmt.Sprintf("%d-%d", i, k)
+			req.Reports = append(req.Reports, ota.Report{ID: last, Digest: "x", Result: ota.Failed})
+		}
+		if out, err := f.Reports(t.Context(), req); err != nil || len(out.Stored) != api.MaxReports {
+			t.Fatal(out, err)
+		}
+	}
+	var n int
+	if err := f.db.QueryRow(`SELECT COUNT(*) FROM reports`).Scan(&n); err != nil || n > 2000 {
+		t.Errorf("%d reports of one device are kept (%v), want a bound", n, err)
+	}
+	d, err := f.Device(t.Context(), "d")
+	if err != nil || len(d.Reports) != maxHistory || d.Reports[0].ID != last {
+		t.Errorf("got %d reports, %v, want the newest %d", len(d.Reports), err, maxHistory)
+	}
+}
