@@ -45,7 +45,7 @@ func (m *Manager) trial(ctx context.Context, r Record, b Boot) (Record, error) {
 		return m.proven(ctx, r, b)
 	}
 	if err == nil {
-		m.explain(StatusTrial, fmt.Sprintf("healthy for %v of %v", time.Since(m.healthySince).Round(time.Second), m.cfg.ValidationTime))
+		m.explain(StatusTrial, fmt.Sprintf("healthy for %.0f s of %.0f s", time.Since(m.healthySince).Truncate(time.Second).Seconds(), m.cfg.ValidationTime.Seconds()))
 		return r, errWaiting
 	}
 	if m.cfg.NoRollback {

@@ -24,6 +24,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ import (
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/gate/bms"
 	"github.com/interlock-energy/ota/internal/control"
+	"github.com/interlock-energy/ota/internal/durable"
 	"github.com/interlock-energy/ota/internal/logfile"
 	"github.com/interlock-energy/ota/internal/sdnotify"
 	"github.com/interlock-energy/ota/internal/supervise"
@@ -65,19 +67,20 @@ type Agent struct {
 	pushNow chan struct{} // something is worth telling the server
 	record  atomic.Pointer[ota.Record]
 
-	mu         sync.Mutex
-	store      *store.File
-	slots      *file.Slots
-	mgr        *ota.Manager // nil: none now
-	snap       ota.Snapshot // of the last manager, while there is none
-	sources    *sourceSet
-	reading    bms.Reading
-	readErr    error
-	changed    bool      // thresholds, since the start
-	notStarted string    // why firmware did not start last time
-	noUpdates  string    // why there is no manager in this boot
-	notManaged string    // why there is no manager yet
-	published  time.Time // progress
+	mu               sync.Mutex
+	store            *store.File
+	slots            *file.Slots
+	mgr              *ota.Manager // nil: none now
+	snap             ota.Snapshot // of the last manager, while there is none
+	sources          *sourceSet
+	reading          bms.Reading
+	readErr          error
+	changed          bool      // thresholds, since the start
+	notStarted       string    // why firmware did not start last time
+	notStartedDigest string    // of the release that was being installed then
+	noUpdates        string    // why there is no manager in this boot
+	notManaged       string    // why there is no manager yet
+	published        time.Time // progress
 }
 
 // New checks cfg and returns the agent. It reads the files that cfg names, such
@@ -182,6 +185,11 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	a.mu.Lock()
 	a.store = st
 	a.mu.Unlock()
+	slots, err := a.lockSlots()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, slots.Close()) }()
 	if err := a.makeDevice(); err != nil {
 		return err
 	}
@@ -219,6 +227,27 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return nil
 	}
 	return err
+}
+
+// lockSlots keeps a second agent, which may have a record of its own, away from
+// the slots: both would play the bootloader, and write where the other's firmware
+// runs. Boot control on a block device has no place for a lock.
+func (a *Agent) lockSlots() (io.Closer, error) {
+	boot := orDefault(a.cfg.Slot.BootFile, filepath.Join(a.cfg.Slot.Dir, "boot"))
+	if strings.HasPrefix(boot, "/dev/") {
+		return io.NopCloser(nil), nil
+	}
+	if err := os.MkdirAll(filepath.Dir(boot), 0o700); err != nil {
+		return nil, fmt.Errorf("lock the slots: %w", err)
+	}
+	lock, err := durable.Lock(boot + ".lock")
+	if errors.Is(err, durable.ErrLocked) {
+		return nil, fmt.Errorf("lock the slots: %w; stop the other agent, or give this one other slots", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock the slots: %w", err)
+	}
+	return lock, nil
 }
 
 // makeDevice puts the factory image into a directory that is no device yet.

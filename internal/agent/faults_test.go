@@ -24,7 +24,7 @@ import (
 
 // The source that offered what is in hand takes it back, and no other source
 // makes the device forget that.
-func TestReview2WithdrawnReachesTheManager(t *testing.T) {
+func TestWithdrawnReachesTheManager(t *testing.T) {
 	a := &Agent{cfg: Config{Device: Device{Product: "p"}}}
 	release := &ota.Manifest{Product: "p", Version: "1.1.0", Notes: "x"}
 	gone := fmt.Errorf("check in: %w: %w", ota.ErrNoUpdate, ota.ErrWithdrawn)
@@ -68,7 +68,7 @@ func (s *stuckShelf) Latest(ctx context.Context) ([]byte, error) {
 	return nil, fmt.Errorf("%w: %w", ota.ErrConnectivity, context.Cause(ctx))
 }
 
-func TestReview2StuckSourceHidesNoOther(t *testing.T) {
+func TestStuckSourceHidesNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &Agent{cfg: Config{Device: Device{Product: "p"}}}
 		m := newMulti(a, &shelf{release: &ota.Manifest{Product: "p", Version: "1.1.0"}}, &shelf{})
@@ -86,7 +86,7 @@ func TestReview2StuckSourceHidesNoOther(t *testing.T) {
 }
 
 // A server that is gone for good must not keep the report from the one that is there.
-func TestReview2ReportReachesTheServerThatIsThere(t *testing.T) {
+func TestReportReachesTheServerThatIsThere(t *testing.T) {
 	a := &Agent{}
 	down, up := &shelf{err: errors.New("down")}, &shelf{}
 	m := &reportingMulti{newMulti(a, down, up), []ota.Reporter{down, up}, a.explain}
@@ -99,7 +99,7 @@ func TestReview2ReportReachesTheServerThatIsThere(t *testing.T) {
 }
 
 // A report that a server will never take keeps no other from it.
-func TestReview2RejectedReportIsNotInTheWay(t *testing.T) {
+func TestRejectedReportIsNotInTheWay(t *testing.T) {
 	a := &Agent{}
 	no := &shelf{err: fmt.Errorf("report r: %w: %w", ota.ErrServer, https.ErrRejected)}
 	m := &reportingMulti{newMulti(a, no), []ota.Reporter{no}, a.explain}
@@ -110,7 +110,7 @@ func TestReview2RejectedReportIsNotInTheWay(t *testing.T) {
 
 // Hooks run however long the reason is, and it may come from a hostile stick: a
 // resume that cannot be started leaves the plant quiesced.
-func TestReview2HookRunsWithALongReason(t *testing.T) {
+func TestHookRunsWithALongReason(t *testing.T) {
 	a := &Agent{log: slog.New(slog.DiscardHandler)}
 	a.snap.Reason = strings.Repeat("\\x01", 50_000)
 	h := &Hook{Command: Command{"/bin/sh", "-c", `test "${#INTERLOCK_REASON}" -gt 100`}}
@@ -121,7 +121,7 @@ func TestReview2HookRunsWithALongReason(t *testing.T) {
 
 // The restart stops the agent before the command that restarts has ended. That is
 // no restart that failed, whose try would be taken back.
-func TestReview2StoppedByTheRestart(t *testing.T) {
+func TestStoppedByTheRestart(t *testing.T) {
 	dir := t.TempDir()
 	began, done := filepath.Join(dir, "began"), filepath.Join(dir, "done")
 	a := &Agent{log: slog.New(slog.DiscardHandler)}
@@ -145,7 +145,7 @@ func TestReview2StoppedByTheRestart(t *testing.T) {
 }
 
 // A health check that is answered with a way to somewhere else is not passed.
-func TestReview2HealthFollowsNoRedirect(t *testing.T) {
+func TestHealthFollowsNoRedirect(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/health" {
 			http.Redirect(w, r, "/login", http.StatusFound)
@@ -186,7 +186,7 @@ func minimal(t *testing.T) Config {
 }
 
 // Limits that nobody looks at are refused: whoever wrote them believes in them.
-func TestReview2LimitsWithoutABattery(t *testing.T) {
+func TestLimitsWithoutABattery(t *testing.T) {
 	cfg := minimal(t)
 	a, err := New(cfg)
 	if err != nil {
@@ -211,7 +211,7 @@ func TestReview2LimitsWithoutABattery(t *testing.T) {
 }
 
 // The watchdog is not to shoot an agent that waits for as long as it may by default.
-func TestReview2WatchdogKnowsTheDefaults(t *testing.T) {
+func TestWatchdogKnowsTheDefaults(t *testing.T) {
 	cfg := minimal(t)
 	cfg.Watchdog.MaxCall = Duration(45 * time.Second) // the stall timeout is 2 min, a hook's 1 min
 	if a, err := New(cfg); err == nil {
@@ -221,7 +221,7 @@ func TestReview2WatchdogKnowsTheDefaults(t *testing.T) {
 }
 
 // A dwell time or a validation of nothing is shown to people.
-func TestReview2WarnsOfWeakSafety(t *testing.T) {
+func TestWarnsOfWeakSafety(t *testing.T) {
 	cfg := minimal(t)
 	zero, soc := Duration(0), 0.0
 	cfg.Dwell = &zero
@@ -240,7 +240,7 @@ func TestReview2WarnsOfWeakSafety(t *testing.T) {
 
 // What the manager needs is gone after the start: a token that is being replaced, a
 // certificate. The firmware goes on; it is not stopped and started again and again.
-func TestReview2FirmwareRunsWithoutAManager(t *testing.T) {
+func TestFirmwareRunsWithoutAManager(t *testing.T) {
 	cfg := minimal(t)
 	dir := filepath.Dir(cfg.StateDir)
 	token, starts := filepath.Join(dir, "token"), filepath.Join(dir, "starts")
@@ -273,7 +273,7 @@ func TestReview2FirmwareRunsWithoutAManager(t *testing.T) {
 // A server may wish to be asked more often or more seldom, but it must not keep a
 // plant quiesced that is suspended for each check, nor keep the device from asking
 // the other servers.
-func TestReview2ServersWishIsBounded(t *testing.T) {
+func TestServersWishIsBounded(t *testing.T) {
 	wish := func(seconds int) *https.Source {
 		t.Helper()
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -311,7 +311,7 @@ func TestReview2ServersWishIsBounded(t *testing.T) {
 
 // The boot control of a device that has lived is lost. The slots hold what was
 // installed; the factory's old image must not be written over it.
-func TestReview2LostBootControlIsNoNewDevice(t *testing.T) {
+func TestLostBootControlIsNoNewDevice(t *testing.T) {
 	cfg := minimal(t)
 	dir := filepath.Dir(cfg.StateDir)
 	image := func(version string) []byte {
@@ -351,4 +351,75 @@ func TestReview2LostBootControlIsNoNewDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	live("2.0.0")
+}
+
+// Two agents with records of their own and the same slots would both play the
+// bootloader, run the firmware twice, and each write where the other's runs.
+func TestTwoAgentsOnTheSameSlots(t *testing.T) {
+	cfg := minimal(t)
+	dir := filepath.Dir(cfg.StateDir)
+	starts := filepath.Join(dir, "starts")
+	cfg.Slot.Factory = filepath.Join(dir, "factory.img")
+	image := "#!/bin/sh\necho x >> " + starts + "\necho interlock-firmware 1.0.0\nwhile read -r line; do :; done\n"
+	if err := os.WriteFile(cfg.Slot.Factory, []byte(image), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(state string) (*Agent, context.CancelFunc, <-chan error) {
+		t.Helper()
+		c := cfg
+		c.StateDir = filepath.Join(dir, state)
+		a, err := New(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- a.Run(ctx) }()
+		return a, cancel, done
+	}
+	first, stop, ended := run("one")
+	for range 500 {
+		if first.Snapshot().Slot != "" {
+			break
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+	_, stopSecond, endedSecond := run("two")
+	defer stopSecond()
+	select {
+	case err := <-endedSecond:
+		if err == nil || !strings.Contains(err.Error(), "other agent") {
+			t.Errorf("the second agent ended with %v, want an error that names the other agent", err)
+		}
+	case <-time.After(2 * time.Second):
+		t.Error("two agents run on the same slots")
+		stopSecond()
+		<-endedSecond
+	}
+	if b, err := os.ReadFile(starts); err != nil || strings.Count(string(b), "x") != 1 {
+		t.Errorf("the firmware was started %d times (%v), want once", strings.Count(string(b), "x"), err)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	_, stop, ended = run("two") // after the first has ended it may
+	<-time.After(100 * time.Millisecond)
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// What one release said before it died is not the reason why another failed.
+func TestReportOfAnotherRelease(t *testing.T) {
+	a := &Agent{log: slog.New(slog.DiscardHandler)}
+	a.record.Store(&ota.Record{State: ota.Activating, Digest: "one"})
+	a.setNotStarted(errors.New("no such device"))
+	if r := a.explain(ota.Report{Digest: "one", Result: ota.Failed}); !strings.Contains(r.Reason, "no such device") {
+		t.Errorf("got %q, want what the firmware said", r.Reason)
+	}
+	if r := a.explain(ota.Report{Digest: "two", Result: ota.Failed, Reason: "the hash is wrong"}); r.Reason != "the hash is wrong" {
+		t.Errorf("got %q, want its own reason only", r.Reason)
+	}
 }

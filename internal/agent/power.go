@@ -129,7 +129,7 @@ func (e unmadeError) Unwrap() error { return e.error }
 
 func (a *Agent) setNotStarted(err error) {
 	a.mu.Lock()
-	a.notStarted = err.Error()
+	a.notStarted, a.notStartedDigest = err.Error(), a.inHand()
 	a.mu.Unlock()
 	a.publish(control.KindStatus)
 }

@@ -66,7 +66,7 @@ func (a *Agent) sourceNames() (names []string) {
 func (a *Agent) newSources(version string) (*sourceSet, error) {
 	set := &sourceSet{explain: a.explain, checks: make(chan struct{}, 1)}
 	set.multi = &multi{verify: a.verify, enter: a.alive.enter, log: a.log, wake: make(chan struct{}, 1),
-		fits:    func(m *ota.Manifest) bool { return a.fits(m, version) },
+		fits:    func(m *ota.Manifest) bool { return a.judge(m, version) == nil },
 		skipped: a.skipped, inHand: a.inHand,
 		checked: func(error) {
 			select {
@@ -111,27 +111,38 @@ func (s *sourceSet) asSource() ota.Source {
 func (a *Agent) explain(r ota.Report) ota.Report {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if r.Result == ota.Failed && a.notStarted != "" {
+	if r.Result == ota.Failed && a.notStarted != "" && r.Digest == a.notStartedDigest {
 		r.Reason = fmt.Sprintf("%s; %.1000s", r.Reason, a.notStarted)
 	}
 	return r
 }
 
-// fits is the manager's judgement, as far as it is known here. It only decides
-// which of several offers the manager is shown.
-func (a *Agent) fits(m *ota.Manifest, version string) bool {
+// judge is the manager's judgement, as far as it is known here: nil if a release
+// fits. It only decides which of several offers the manager is shown.
+func (a *Agent) judge(m *ota.Manifest, version string) error {
 	d := &a.cfg.Device
 	newer := ota.CompareVersions(m.Version, version)
 	floor := d.SecurityVersion
 	if r := a.record.Load(); r != nil {
 		floor = max(floor, r.SecurityVersion)
 	}
-	return m.Product == d.Product &&
-		(len(m.Hardware) == 0 || slices.Contains(m.Hardware, d.Hardware)) &&
-		(newer > 0 || newer < 0 && m.AllowDowngrade) &&
-		m.SecurityVersion >= floor &&
-		(m.MinVersion == "" || ota.CompareVersions(version, m.MinVersion) >= 0) &&
-		(m.Expires.IsZero() || !a.now().After(m.Expires))
+	switch {
+	case m.Product != d.Product:
+		return fmt.Errorf("%w: release %s is for product %s", ota.ErrIncompatible, m.Version, m.Product)
+	case len(m.Hardware) > 0 && !slices.Contains(m.Hardware, d.Hardware):
+		return fmt.Errorf("%w: release %s is for hardware %v", ota.ErrIncompatible, m.Version, m.Hardware)
+	case newer == 0:
+		return fmt.Errorf("%w: version %s is running", ota.ErrNoUpdate, version)
+	case newer < 0 && !m.AllowDowngrade:
+		return fmt.Errorf("%w: release %s is older than the running %s", ota.ErrNoUpdate, m.Version, version)
+	case m.SecurityVersion < floor:
+		return fmt.Errorf("%w: release %s has security version %d, and this device has had %d", ota.ErrIncompatible, m.Version, m.SecurityVersion, floor)
+	case m.MinVersion != "" && ota.CompareVersions(version, m.MinVersion) < 0:
+		return fmt.Errorf("%w: release %s updates from %s or newer, this runs %s", ota.ErrIncompatible, m.Version, m.MinVersion, version)
+	case !m.Expires.IsZero() && a.now().After(m.Expires):
+		return fmt.Errorf("%w: release %s expired on %s", ota.ErrValidation, m.Version, m.Expires.UTC().Format(time.RFC3339))
+	}
+	return nil
 }
 
 func (a *Agent) skipped(digest string) bool {

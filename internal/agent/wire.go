@@ -182,6 +182,8 @@ func (a *Agent) newMedia(path string, poll Duration, version string) (ota.Source
 		return nil, fmt.Errorf("%s is a device; let the system mount it, and give the place where it is mounted, such as /media/*", path)
 	}
 	return media.New(media.Config{Path: path, Product: a.cfg.Device.Product, Hardware: a.cfg.Device.Hardware, Version: version,
+		Fits:   func(m *ota.Manifest) error { return a.judge(m, version) },
+		Last:   func(m *ota.Manifest) bool { return a.skipped(m.Digest) },
 		Verify: a.verify, Poll: time.Duration(poll), Log: a.log})
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,7 +62,7 @@ func release(t *testing.T, content string) io.Reader {
 
 // A release that is being replaced, because it is bad, and promoted at the same
 // moment does not come back.
-func TestReview2PromoteOfAReleaseThatIsBeingReplaced(t *testing.T) {
+func TestPromoteOfAReleaseThatIsBeingReplaced(t *testing.T) {
 	f := openInside(t)
 	bad, err := f.Publish(t.Context(), release(t, "bad"), PublishOptions{Hold: true})
 	if err != nil {
@@ -92,7 +93,7 @@ func TestReview2PromoteOfAReleaseThatIsBeingReplaced(t *testing.T) {
 }
 
 // One device that makes up reports does not fill the server's disk.
-func TestReview2ReportsOfADeviceAreBounded(t *testing.T) {
+func TestReportsOfADeviceAreBounded(t *testing.T) {
 	f := openInside(t)
 	var last string
 	for i := range 40 {
@@ -112,5 +113,47 @@ func TestReview2ReportsOfADeviceAreBounded(t *testing.T) {
 	d, err := f.Device(t.Context(), "d")
 	if err != nil || len(d.Reports) != maxHistory || d.Reports[0].ID != last {
 		t.Errorf("got %d reports, %v, want the newest %d", len(d.Reports), err, maxHistory)
+	}
+}
+
+// A full disk is said to be one, confirms nothing, and is over when there is room.
+func TestFullDisk(t *testing.T) {
+	f := openInside(t)
+	f.db.SetMaxOpenConns(1) // the pragma is a connection's
+	report := func(id string) error {
+		_, err := f.Reports(t.Context(), api.ReportsRequest{Device: "d", Reports: []ota.Report{
+			{ID: id, Digest: strings.Repeat("x", 60), Result: ota.Failed, Reason: strings.Repeat("r", 400)}}})
+		return err
+	}
+	pages := func(n int) {
+		t.Helper()
+		if err := f.w.do(context.Background(), func(ctx context.Context, tx *sql.Tx) error {
+			var got int
+			return tx.QueryRowContext(ctx, fmt.Sprintf("PRAGMA max_page_count = %d", n)).Scan(&got)
+		}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := report("before"); err != nil {
+		t.Fatal(err)
+	}
+	pages(1)
+	var err error
+	stored := 1
+	for i := 0; i < 100 && err == nil; i++ {
+		if err = report(fmt.Sprint("full", i)); err == nil {
+			stored++
+		}
+	}
+	if !errors.Is(err, ErrFull) {
+		t.Errorf("got %v, want %v", err, ErrFull)
+	}
+	pages(1_000_000)
+	if err := report("after"); err != nil {
+		t.Errorf("when there is room again: %v", err)
+	}
+	d, err := f.Device(t.Context(), "d")
+	if err != nil || len(d.Reports) != stored+1 {
+		t.Errorf("got %d reports, %v, want the %d that were confirmed", len(d.Reports), err, stored+1)
 	}
 }

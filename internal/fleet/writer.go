@@ -92,6 +92,9 @@ func (w *writer) commit(batch []*write) {
 		if err != nil {
 			job.err = err
 		}
+		if diskFull(job.err) {
+			job.err = fmt.Errorf("%w: %w", ErrFull, job.err)
+		}
 		if job.err == nil && job.after != nil {
 			job.after()
 		}

@@ -15,7 +15,7 @@ import (
 )
 
 // server answers as f does, and counts what it got.
-func review2Source(t *testing.T, f http.HandlerFunc) *https.Source {
+func answering(t *testing.T, f http.HandlerFunc) *https.Source {
 	t.Helper()
 	srv := httptest.NewServer(f)
 	t.Cleanup(srv.Close)
@@ -27,8 +27,8 @@ func review2Source(t *testing.T, f http.HandlerFunc) *https.Source {
 }
 
 // A report that the server will never take must not keep the later ones from it.
-func TestReview2RejectedReportIsNotSentForEver(t *testing.T) {
-	s := review2Source(t, func(w http.ResponseWriter, r *http.Request) {
+func TestRejectedReportIsNotSentForEver(t *testing.T) {
+	s := answering(t, func(w http.ResponseWriter, r *http.Request) {
 		json.NewEncoder(w).Encode(api.ReportsResponse{Stored: []string{}, Rejected: []api.Rejected{{ID: "r", Error: "result \"new\" is not known"}}})
 	})
 	if err := s.Report(t.Context(), ota.Report{ID: "r", Result: "new"}); !errors.Is(err, https.ErrRejected) {
@@ -40,8 +40,8 @@ func TestReview2RejectedReportIsNotSentForEver(t *testing.T) {
 }
 
 // Nothing the device has to say keeps it from checking in, or from reporting.
-func TestReview2LongReasonsAreCut(t *testing.T) {
-	s := review2Source(t, func(w http.ResponseWriter, r *http.Request) {
+func TestLongReasonsAreCut(t *testing.T) {
+	s := answering(t, func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
 		if strings.HasSuffix(r.URL.Path, "reports") {
 			var req api.ReportsRequest

@@ -17,7 +17,7 @@ import (
 
 // A hostile stick with long names makes no error of hundreds of kilobytes, which
 // would go into the status, the log, and the environment of hooks.
-func TestReview2ErrorsAreBounded(t *testing.T) {
+func TestErrorsAreBounded(t *testing.T) {
 	dir := t.TempDir()
 	deep := filepath.Join(dir, strings.Repeat("\x01", 200), strings.Repeat("\x02", 200))
 	if err := os.MkdirAll(deep, 0o755); err != nil {
@@ -43,7 +43,7 @@ func TestReview2ErrorsAreBounded(t *testing.T) {
 
 // The stick has the step in between and the end: a device that cannot take the
 // end yet is offered the step.
-func TestReview2StepInBetween(t *testing.T) {
+func TestStepInBetween(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		newest ota.Manifest

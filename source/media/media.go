@@ -58,6 +58,14 @@ type Config struct {
 	Version  string     // that runs now; a bundle of this version is no update; default: "", which takes any
 	Verify   ota.Verify // bundles that do not verify are passed over
 
+	// Fits says why a release is not for this unit: because of its rules, its age, or
+	// what runs. Bundles with an error are passed over; [ota.ErrNoUpdate] is for those
+	// that are nothing new. Default: nil, and all that is not said above fits.
+	Fits func(*ota.Manifest) error
+	// Last says of a release that it is offered only if there is no other, for
+	// example because it has failed here. Default: nil, none is.
+	Last func(*ota.Manifest) bool
+
 	Poll time.Duration // how often Run looks whether a medium has come; default 2 s
 	Log  *slog.Logger  // default: slog.Default()
 }

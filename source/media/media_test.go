@@ -2,6 +2,7 @@ package media_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -386,6 +387,56 @@ func TestConfig(t *testing.T) {
 			tt.change(&c)
 			if _, err := media.New(c); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q in it", err, tt.want)
+			}
+		})
+	}
+}
+
+// TestFitsAndLast: the newest that fits is not the newest, and not one that has
+// failed here as long as there is another.
+func TestFitsAndLast(t *testing.T) {
+	key := otatest.NewSigningKey(t)
+	dir := t.TempDir()
+	for _, v := range []string{"1.0.1", "1.0.2", "1.0.3", "2.0.0"} {
+		put(t, key.Release(t, v, 5000).Bundle, dir, v+".bundle")
+	}
+	verify := key.Release(t, "9.9.9", 5000).Verify
+	tooNew := func(m *ota.Manifest) error {
+		if m.Version == "2.0.0" {
+			return fmt.Errorf("%w: updates from 1.0.3", ota.ErrIncompatible)
+		}
+		return nil
+	}
+	for _, c := range []struct {
+		name string
+		fits func(*ota.Manifest) error
+		last string
+		want string
+		code ota.ErrorCode
+	}{
+		{"a step in between", tooNew, "", "1.0.3", ota.ErrNone},
+		{"one has failed here", tooNew, "1.0.3", "1.0.2", ota.ErrNone},
+		{"nothing but what has failed", func(m *ota.Manifest) error {
+			if m.Version != "1.0.3" {
+				return ota.ErrNoUpdate
+			}
+			return nil
+		}, "1.0.3", "1.0.3", ota.ErrNone},
+		{"nothing but old ones", func(*ota.Manifest) error { return ota.ErrNoUpdate }, "", "", ota.ErrNoUpdate},
+		{"old ones and one that does not fit", func(m *ota.Manifest) error { return cmp.Or(tooNew(m), error(ota.ErrNoUpdate)) }, "", "", ota.ErrIncompatible},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := config(dir, verify)
+			cfg.Fits, cfg.Last = c.fits, func(m *ota.Manifest) bool { return m.Version == c.last }
+			signed, err := newSource(t, cfg).Latest(t.Context())
+			if ota.CodeOf(err) != c.code {
+				t.Fatalf("got %v, want %s", err, c.code.Name())
+			}
+			if err != nil {
+				return
+			}
+			if m, err := verify(signed); err != nil || m.Version != c.want {
+				t.Errorf("got %v, %v, want %s", m, err, c.want)
 			}
 		})
 	}

@@ -27,6 +27,7 @@ type found struct {
 	place
 	m      *ota.Manifest
 	signed []byte
+	last   bool // only if there is no other
 }
 
 func (found) Close() error { return nil }
@@ -103,6 +104,9 @@ func summary(problems []error) string {
 
 // better is an order that does not depend on where and when bundles were found.
 func better(a, b found) bool {
+	if a.last != b.last {
+		return b.last
+	}
 	return cmp.Or(
 		ota.CompareVersions(a.m.Version, b.m.Version),
 		a.m.Created.Compare(b.m.Created),
@@ -142,7 +146,12 @@ func (s *Source) read(p place) (found, error) {
 		// Or it would hide the step in between that lies beside it.
 		return found{}, fmt.Errorf("%w: updates from %s or newer, this runs %s", ota.ErrIncompatible, m.MinVersion, s.cfg.Version)
 	}
-	return found{p, m, b.Signed()}, nil
+	if s.cfg.Fits != nil {
+		if err := s.cfg.Fits(m); err != nil {
+			return found{}, err
+		}
+	}
+	return found{p, m, b.Signed(), s.cfg.Last != nil && s.cfg.Last(m)}, nil
 }
 
 // open opens the file at p if it is a regular one, and reads the envelope.
