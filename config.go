@@ -150,6 +150,7 @@ type Snapshot struct {
 	Running string  `json:"running"`          // the version that is running
 	Latest  string  `json:"latest,omitempty"` // the newest version that the source offered
 	Update  *Update `json:"update,omitempty"` // what is being installed, or could be
+	Back    bool    `json:"back,omitempty"`   // Update is an asked-for return to the previous release
 	Done    int64   `json:"done"`             // bytes of Update verified and written
 	Last    *Report `json:"last,omitempty"`   // how the last update ended
 	Unsent  int     `json:"unsent"`           // reports that the source has not confirmed

@@ -141,6 +141,8 @@ func (m *Manager) canRollBack(r Record, b Boot) error {
 		return errors.New("rollback is switched off")
 	case r.State == Trial:
 		return nil
+	case r.Back:
+		return fmt.Errorf("the way back to %s is under way", r.Release.Version)
 	case r.State != Idle && r.State != Available:
 		return fmt.Errorf("slot %s is being written or about to boot", r.Slot)
 	case r.Previous.Slot == "" || r.Previous.Slot != b.Other:

@@ -22,6 +22,7 @@ func (m *Manager) show(r Record) {
 	defer m.mu.Unlock()
 	s := &m.snap
 	s.State, s.Last, s.Unsent, s.Skipped = r.State, r.Last, len(r.Unsent), r.Skipped
+	s.Back = r.Back
 	s.Slot, s.Other = m.booted.Slot, m.booted.Other
 	s.CanRollBack, s.WhyNot, s.Previous = why == nil, "", r.Previous.Version
 	if why != nil {

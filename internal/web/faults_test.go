@@ -15,7 +15,7 @@ import (
 
 // The same release with another signature must reach a device that has seen it
 // without: it may have refused it for want of signatures.
-func TestReview2SignedAgainIsNot304(t *testing.T) {
+func TestSignedAgainIsNot304(t *testing.T) {
 	key, second := newSigner(t), newSigner(t)
 	x := newSite(t, web.Config{})
 	head := api.Head{Device: "rack-7", Product: "bess", Version: "1.0.0"}
@@ -33,7 +33,7 @@ func TestReview2SignedAgainIsNot304(t *testing.T) {
 }
 
 // A server behind a proxy at a path, as [https.Config.URL] permits.
-func TestReview2DownloadBehindAPath(t *testing.T) {
+func TestDownloadBehindAPath(t *testing.T) {
 	key := newSigner(t)
 	x := newSite(t, web.Config{})
 	image := firmware(1, 5000)
@@ -61,7 +61,7 @@ func TestReview2DownloadBehindAPath(t *testing.T) {
 
 // Revoking a token ends what it has opened: a stolen one must not go on showing
 // the fleet for as long as the connection lasts.
-func TestReview2RevokedTokenEndsItsStreams(t *testing.T) {
+func TestRevokedTokenEndsItsStreams(t *testing.T) {
 	x := newSite(t, web.Config{})
 	stolen, err := x.s.NewOperatorToken(t.Context(), "stolen")
 	if err != nil {
