@@ -44,7 +44,7 @@ func classify(err error) *httpError {
 	case errors.Is(err, fleet.ErrConflict):
 		e.status = http.StatusConflict
 	case errors.Is(err, ota.ErrValidation):
-		e.status, e.hint = http.StatusUnprocessableEntity, "check the file with: interlock inspect FILE"
+		e.status, e.hint = http.StatusUnprocessableEntity, "check the file with: interlock verify --key PUBLIC.pem FILE"
 	case errors.Is(err, fleet.ErrFull), errors.Is(err, syscall.ENOSPC):
 		e.status = http.StatusInsufficientStorage
 	case errors.Is(err, os.ErrDeadlineExceeded):
