@@ -197,7 +197,7 @@ type Device struct {
 	Head
 	Group    string    `json:"group"`
 	LastSeen time.Time `json:"last_seen"`
-	Target   string    `json:"target,omitempty"` // version of its group's current release
+	Wanted   string    `json:"wanted,omitempty"` // what it should run: version of its group's current release
 	Waiting  bool      `json:"waiting"`          // it should run another release than it does
 	Why      string    `json:"why"`              // the reason for what it does or does not do
 }

@@ -41,6 +41,9 @@ func TestJSONNames(t *testing.T) {
 		{"reports", api.ReportsRequest{Device: "d1", Reports: []ota.Report{}}, `{"device":"d1","reports":[]}`},
 		{"stored", api.ReportsResponse{Stored: []string{"r1"}, Rejected: []api.Rejected{{ID: "r2", Error: "no digest"}}},
 			`{"stored":["r1"],"rejected":[{"id":"r2","error":"no digest"}]}`},
+		{"device", api.Device{Head: api.Head{Device: "d1", Product: "bess"}, Group: "default", Wanted: "1.1.0", Waiting: true, Why: "low"},
+			`{"device":"d1","product":"bess","status":"IDLE","group":"default","last_seen":"0001-01-01T00:00:00Z",` +
+				`"wanted":"1.1.0","waiting":true,"why":"low"}`},
 		{"error", api.Error{Error: "no", Hint: "do"}, `{"error":"no","hint":"do"}`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -58,7 +58,7 @@ type publishCmd struct {
 }
 
 func (*publishCmd) Help() string {
-	return `The server compares every byte with the signed manifest before it offers the release to anybody. To publish the same file again changes nothing, so a script may repeat it.
+	return `The server compares every byte with the signed manifest before it offers the release to anybody. To publish the same file again takes no group back to it, so a script may repeat it: a group that has had the release, or has a newer one, gets it again with interlock releases promote only.
 
 Examples:
 
@@ -304,9 +304,9 @@ func (c *devicesListCmd) Run(ctx context.Context, e *env) error {
 	rows := make([][]string, 0, len(list))
 	for i := range list {
 		d := &list[i]
-		rows = append(rows, []string{d.Device, d.Group, d.Version, d.Target, d.Status.String(), d.Why, ago(e.now(), d.LastSeen)})
+		rows = append(rows, []string{d.Device, d.Group, d.Version, d.Wanted, d.Status.String(), d.Why, ago(e.now(), d.LastSeen)})
 	}
-	if err := e.table([]string{"DEVICE", "GROUP", "RUNS", "TARGET", "STATUS", "WHY", "SEEN"}, rows); err != nil {
+	if err := e.table([]string{"DEVICE", "GROUP", "RUNS", "SHOULD RUN", "STATUS", "WHY", "SEEN"}, rows); err != nil {
 		return err
 	}
 	if len(list) == 0 {
@@ -378,7 +378,7 @@ func printDevice(e *env, d *api.DeviceDetail, asJSON bool) error {
 		[2]string{"product", d.Product + when(d.Hardware != "", " "+d.Hardware)},
 		[2]string{"group", d.Group},
 		[2]string{"runs", d.Version + when(d.Slot != "", " in slot "+d.Slot)},
-		[2]string{"target", d.Target},
+		[2]string{"should run", d.Wanted},
 		[2]string{"status", d.Status.String()},
 		[2]string{"why", d.Why},
 		[2]string{"battery", signals(d.Signals)},

@@ -259,14 +259,14 @@ func TestTable(t *testing.T) {
 	s := newScreen(Config{Out: &out, Terminal: true})
 	d := api.Device{Head: api.Head{Device: "bess-01", Version: "1.0.0", Status: ota.StatusDownloading, Done: 1 << 20, Total: 2 << 20,
 		Signals: []ota.Signal{{Name: "soc", Value: 64, Unit: "%"}, {Name: "temperature_max", Value: 24, Unit: "°C"}}},
-		Group: "default", Target: "1.0.1", Why: "downloading 50 %"}
+		Group: "default", Wanted: "1.0.1", Why: "downloading 50 %"}
 	s.show(time.Second, []api.Device{d})
 	d.Status, d.Code, d.Why = ota.StatusUpdateAvailable, ota.ErrBatteryLow, "waits: not now: "+strings.Repeat("very ", 50)+"low"
 	s.show(2*time.Second, []api.Device{d})
-	want := "DEVICE   GROUP    RUNS    TARGET        STATUS            BATTERY            1.0 s\x1b[K\n" +
+	want := "DEVICE   GROUP    RUNS    SHOULD RUN    STATUS            BATTERY            1.0 s\x1b[K\n" +
 		"bess-01  default  1.0.0   1.0.1         DOWNLOADING       64.0 %  24.0 °C  ██████████░░░░░░░░░░  50 %\x1b[K\n" +
 		"\x1b[2A" +
-		"DEVICE   GROUP    RUNS    TARGET        STATUS            BATTERY            2.0 s\x1b[K\n" +
+		"DEVICE   GROUP    RUNS    SHOULD RUN    STATUS            BATTERY            2.0 s\x1b[K\n" +
 		"bess-01  default  1.0.0   1.0.1         UPDATE_AVAILABLE  64.0 %  24.0 °C  waits: very very very very very very very v…\x1b[K\n"
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Error(diff)

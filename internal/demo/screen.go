@@ -65,7 +65,7 @@ func (s *screen) show(at time.Duration, list []api.Device) {
 		d := list[i]
 		// A check takes no time, and what was before it tells more.
 		if last, ok := s.last[d.Device]; ok && d.Status == ota.StatusChecking {
-			last.Target, last.Group, last.Signals = d.Target, d.Group, d.Signals
+			last.Wanted, last.Group, last.Signals = d.Wanted, d.Group, d.Signals
 			list[i] = last
 			continue
 		}
@@ -83,11 +83,11 @@ func (s *screen) show(at time.Duration, list []api.Device) {
 	}
 	width := s.width()
 	line := func(text string) { b.WriteString(text + "\x1b[K\n") } // and clear the rest of the old line
-	line(s.paint(dim, fmt.Sprintf("%-9s%-9s%-8s%-14s%-18s%-17s%s", "DEVICE", "GROUP", "RUNS", "TARGET", "STATUS", "BATTERY", fmt.Sprintf("%5.1f s", at.Seconds()))))
+	line(s.paint(dim, fmt.Sprintf("%-9s%-9s%-8s%-14s%-18s%-17s%s", "DEVICE", "GROUP", "RUNS", "SHOULD RUN", "STATUS", "BATTERY", fmt.Sprintf("%5.1f s", at.Seconds()))))
 	for i := range list {
 		d := &list[i]
 		color := colorOf(d)
-		left := fmt.Sprintf("%-9s%-9s%-8s%-14s", d.Device, d.Group, d.Version, d.Target)
+		left := fmt.Sprintf("%-9s%-9s%-8s%-14s", d.Device, d.Group, d.Version, d.Wanted)
 		status := fmt.Sprintf("%-18s", d.Status)
 		seen := pad(readings(d.Signals), 17)
 		room := max(width-1-len(left)-len(status)-17, 10)
@@ -99,7 +99,7 @@ func (s *screen) show(at time.Duration, list []api.Device) {
 
 // event prints a line if something has changed but numbers.
 func (s *screen) event(at time.Duration, d *api.Device) {
-	if d.Target == "" || d.Status == ota.StatusChecking {
+	if d.Wanted == "" || d.Status == ota.StatusChecking {
 		return // nothing to tell yet
 	}
 	text := fmt.Sprintf("%s runs %-6s %-17s %s", d.Device, d.Version, d.Status, d.Why)

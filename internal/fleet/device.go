@@ -255,7 +255,7 @@ func (f *Fleet) describe(d *device, now time.Time) api.Device {
 	view, r := f.view(d)
 	out := api.Device{Head: d.Head, Group: d.Group, LastSeen: d.LastSeen}
 	if r != nil {
-		out.Target = r.Manifest.Version
+		out.Wanted = r.Manifest.Version
 	}
 	out.Waiting, out.Why = Why(view, r, now)
 	return out

@@ -377,8 +377,8 @@ func TestWhyIsInTheAnswer(t *testing.T) {
 		Code: ota.ErrBatteryLow, Reason: "state of charge 22.0 %, want at least 30 %"})
 	var d api.DeviceDetail
 	x.want(x.do("GET", "/api/v1/devices/rack-7", x.operator, nil), 200, &d)
-	if want := "waits: state of charge 22.0 %, want at least 30 %"; d.Why != want || !d.Waiting || d.Target != "1.1.0" {
-		t.Errorf("why %q, waiting %v, target %q; want %q, true, 1.1.0", d.Why, d.Waiting, d.Target, want)
+	if want := "waits: state of charge 22.0 %, want at least 30 %"; d.Why != want || !d.Waiting || d.Wanted != "1.1.0" {
+		t.Errorf("why %q, waiting %v, wanted %q; want %q, true, 1.1.0", d.Why, d.Waiting, d.Wanted, want)
 	}
 	x.clock.turn(3 * time.Hour)
 	x.want(x.do("GET", "/api/v1/devices/rack-7", x.operator, nil), 200, &d)
