@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -253,22 +254,62 @@ func TestLinkIsSlow(t *testing.T) {
 	})
 }
 
-// The table never wraps, and is redrawn in place.
+// The table never wraps, and is redrawn in place. A reason takes the place of the
+// battery, or a line of its own, before it is cut.
 func TestTable(t *testing.T) {
-	var out bytes.Buffer
-	s := newScreen(Config{Out: &out, Terminal: true})
 	d := api.Device{Head: api.Head{Device: "bess-01", Version: "1.0.0", Status: ota.StatusDownloading, Done: 1 << 20, Total: 2 << 20,
 		Signals: []ota.Signal{{Name: "soc", Value: 64, Unit: "%"}, {Name: "temperature_max", Value: 24, Unit: "°C"}}},
 		Group: "default", Wanted: "1.0.1", Why: "downloading 50 %"}
-	s.show(time.Second, []api.Device{d})
-	d.Status, d.Code, d.Why = ota.StatusUpdateAvailable, ota.ErrBatteryLow, "waits: not now: "+strings.Repeat("very ", 50)+"low"
-	s.show(2*time.Second, []api.Device{d})
-	want := "DEVICE   GROUP    RUNS    SHOULD RUN    STATUS            BATTERY            1.0 s\x1b[K\n" +
-		"bess-01  default  1.0.0   1.0.1         DOWNLOADING       64.0 %  24.0 °C  ██████████░░░░░░░░░░  50 %\x1b[K\n" +
-		"\x1b[2A" +
-		"DEVICE   GROUP    RUNS    SHOULD RUN    STATUS            BATTERY            2.0 s\x1b[K\n" +
-		"bess-01  default  1.0.0   1.0.1         UPDATE_AVAILABLE  64.0 %  24.0 °C  waits: very very very very very very very v…\x1b[K\n"
-	if diff := cmp.Diff(want, out.String()); diff != "" {
+	low := d
+	low.Status, low.Code, low.Why = ota.StatusUpdateAvailable, ota.ErrBatteryLow, "waits: not now: state of charge 22.0 %, want at least 30 %"
+	long := low
+	long.Why = strings.Repeat("very ", 50) + "low"
+	const (
+		clear = "\x1b[K\n"
+		bar   = "██████████░░░░░░░░░░  50 %"
+	)
+	for _, tt := range []struct {
+		width int
+		want  string
+	}{
+		{130, "DEVICE   GROUP    RUNS   SHOULD RUN  STATUS       BATTERY            1.0 s" + clear +
+			"bess-01  default  1.0.0  1.0.1       DOWNLOADING  64.0 %  24.0 °C  " + bar + clear + "\x1b[J\x1b[2A" +
+			"DEVICE   GROUP    RUNS   SHOULD RUN  STATUS            BATTERY            2.0 s" + clear +
+			"bess-01  default  1.0.0  1.0.1       UPDATE_AVAILABLE  64.0 %  24.0 °C  waits: state of charge 22.0 %, want at least 30 %" + clear + "\x1b[J\x1b[2A" +
+			"DEVICE   GROUP    RUNS   SHOULD RUN  STATUS            BATTERY            3.0 s" + clear +
+			"bess-01  default  1.0.0  1.0.1       UPDATE_AVAILABLE  very very very very very very very very very very very very very very ver…" + clear + "\x1b[J"},
+		{110, "DEVICE   GROUP    RUNS   SHOULD RUN  STATUS       BATTERY            1.0 s" + clear +
+			"bess-01  default  1.0.0  1.0.1       DOWNLOADING  64.0 %  24.0 °C  " + bar + clear + "\x1b[J\x1b[2A" +
+			"DEVICE   GROUP    RUNS   SHOULD RUN  STATUS            BATTERY            2.0 s" + clear +
+			"bess-01  default  1.0.0  1.0.1       UPDATE_AVAILABLE  waits: state of charge 22.0 %, want at least 30 %" + clear + "\x1b[J\x1b[2A" +
+			"DEVICE   GROUP    RUNS   SHOULD RUN  STATUS            BATTERY            3.0 s" + clear +
+			"bess-01  default  1.0.0  1.0.1       UPDATE_AVAILABLE  very very very very very very very very very very ver…" + clear + "\x1b[J"},
+		{80, "DEVICE   GROUP    RUNS   SHOULD RUN  STATUS       BATTERY                 1.0 s" + clear +
+			"bess-01  default  1.0.0  1.0.1       DOWNLOADING  64.0 %  24.0 °C  " + clear + "         " + bar + clear + "\x1b[J\x1b[3A" +
+			"DEVICE   GROUP    RUNS   SHOULD RUN  STATUS            BATTERY            2.0 s" + clear +
+			"bess-01  default  1.0.0  1.0.1       UPDATE_AVAILABLE  64.0 %  24.0 °C  " + clear +
+			"         waits: state of charge 22.0 %, want at least 30 %" + clear + "\x1b[J\x1b[3A" +
+			"DEVICE   GROUP    RUNS   SHOULD RUN  STATUS            BATTERY            3.0 s" + clear +
+			"bess-01  default  1.0.0  1.0.1       UPDATE_AVAILABLE  64.0 %  24.0 °C  " + clear +
+			"         very very very very very very very very very very very very very very…" + clear + "\x1b[J"},
+	} {
+		t.Run(fmt.Sprint(tt.width), func(t *testing.T) {
+			var out bytes.Buffer
+			s := newScreen(Config{Out: &out, Terminal: true})
+			s.width = func() int { return tt.width }
+			for i, d := range []api.Device{d, low, long} {
+				s.show(time.Duration(i+1)*time.Second, []api.Device{d})
+			}
+			if diff := cmp.Diff(tt.want, out.String()); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestWrap(t *testing.T) {
+	got := wrap("is at 47 °C and must not update: highest-temperature", 12)
+	if diff := cmp.Diff([]string{"is at 47 °C", "and must not", "update:", "highest-temperature"}, got); diff != "" {
 		t.Error(diff)
 	}
 }

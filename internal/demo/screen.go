@@ -23,6 +23,8 @@ type screen struct {
 	color    bool
 	err      error                 // of the first write that failed
 	drawn    int                   // lines of the table on the terminal
+	widths   [columns]int          // of its columns
+	width    func() int            // of the terminal, in characters
 	said     map[string]string     // last line about each device, without the time
 	last     map[string]api.Device // as shown last
 }
@@ -32,6 +34,7 @@ func newScreen(cfg Config) *screen {
 	if s.out == nil {
 		s.out = io.Discard
 	}
+	s.width = func() int { return widthOf(s.out) }
 	return s
 }
 
@@ -77,24 +80,87 @@ func (s *screen) show(at time.Duration, list []api.Device) {
 		}
 		return
 	}
+	s.table(at, list)
+}
+
+// Columns of the table; the reason follows.
+const (
+	colDevice = iota
+	colGroup
+	colRuns
+	colShouldRun
+	colStatus
+	colBattery
+	columns
+)
+
+// reasonRoom is what the reasons of the plan need, in characters, if the battery's
+// column makes room for them. With less, each has a line of its own.
+const reasonRoom = 50
+
+// table draws the table over the one before. Columns are as wide as their widest
+// contents so far, so that they do not jump.
+func (s *screen) table(at time.Duration, list []api.Device) {
+	rows := [][columns]string{{"DEVICE", "GROUP", "RUNS", "SHOULD RUN", "STATUS", "BATTERY"}}
+	for i := range list {
+		d := &list[i]
+		rows = append(rows, [columns]string{d.Device, d.Group, d.Version, d.Wanted, d.Status.String(), readings(d.Signals)})
+	}
+	for _, row := range rows {
+		for i, cell := range row {
+			s.widths[i] = max(s.widths[i], utf8.RuneCountInString(cell)+2)
+		}
+	}
+	whole := 0
+	for _, w := range s.widths {
+		whole += w
+	}
+	width := s.width() - 1 // a line that fills the last column would wrap
+	narrow := width-(whole-s.widths[colBattery]) < reasonRoom
 	var b strings.Builder
 	if s.drawn > 0 {
 		fmt.Fprintf(&b, "\x1b[%dA", s.drawn) // up, to the first line of the table
 	}
-	width := s.width()
-	line := func(text string) { b.WriteString(text + "\x1b[K\n") } // and clear the rest of the old line
-	line(s.paint(dim, fmt.Sprintf("%-9s%-9s%-8s%-14s%-18s%-17s%s", "DEVICE", "GROUP", "RUNS", "SHOULD RUN", "STATUS", "BATTERY", fmt.Sprintf("%5.1f s", at.Seconds()))))
-	for i := range list {
-		d := &list[i]
-		color := colorOf(d)
-		left := fmt.Sprintf("%-9s%-9s%-8s%-14s", d.Device, d.Group, d.Version, d.Wanted)
-		status := fmt.Sprintf("%-18s", d.Status)
-		seen := pad(readings(d.Signals), 17)
-		room := max(width-1-len(left)-len(status)-17, 10)
-		line(left + s.paint(color, status) + seen + cut(why(d), room))
+	s.drawn = 0
+	line := func(text string) {
+		b.WriteString(text + "\x1b[K\n") // and clear the rest of the old line
+		s.drawn++
 	}
-	s.drawn = len(list) + 1
-	s.printf("%s", b.String())
+	for i, row := range rows {
+		cells := make([]string, columns)
+		for j := range row {
+			cells[j] = pad(row[j], s.widths[j])
+		}
+		text := strings.Join(cells, "")
+		reason := fmt.Sprintf("%5.1f s", at.Seconds())
+		if i > 0 {
+			reason = why(&list[i-1])
+		}
+		switch {
+		case narrow && i == 0:
+			room := width - len(reason)
+			text = cut(pad(cut(strings.TrimRight(text, " "), room), room)+reason, width)
+		case narrow:
+			text = cut(text, width)
+		case i > 0 && utf8.RuneCountInString(text+reason) > width: // it says more than the battery's column
+			text = cut(strings.Join(cells[:colBattery], "")+reason, width)
+		default:
+			text = cut(text+reason, width)
+		}
+		if i == 0 {
+			line(s.paint(dim, text))
+			continue
+		}
+		status := strings.Join(cells[:colStatus], "")
+		if rest, ok := strings.CutPrefix(text, status+cells[colStatus]); ok {
+			text = status + s.paint(colorOf(&list[i-1]), cells[colStatus]) + rest
+		}
+		line(text)
+		if narrow {
+			line(cut(pad("", s.widths[colDevice])+reason, width))
+		}
+	}
+	s.printf("%s\x1b[J", b.String()) // what a wider window has left
 }
 
 // event prints a line if something has changed but numbers.
@@ -113,18 +179,20 @@ func (s *screen) event(at time.Duration, d *api.Device) {
 
 // summary prints what was expected and what was found.
 func (s *screen) summary(sum Summary) {
-	s.printf("\n%-9s%-29s%-29s\n", "DEVICE", "EXPECTED", "ACTUAL")
+	s.printf("\n%-9s%-28s%-28s\n", "DEVICE", "EXPECTED", "ACTUAL")
 	for i := range sum.Devices {
 		o := &sum.Devices[i]
-		left := fmt.Sprintf("%-9s%-29s%-29s", o.Device, o.Want, o.Got)
 		mark, color := "as planned", green
 		if !o.OK {
 			mark, color = "NOT AS PLANNED, "+o.Status, red
 		}
-		room := max(s.width()-1-len(left)-len(mark), 10)
-		s.printf("%s%s%s\n", left, s.paint(color, mark), cut(": "+o.Story, room))
+		s.printf("%-9s%-28s%-28s%s\n", o.Device, o.Want, o.Got, s.paint(color, mark))
+		story := o.Story
 		if reason := strings.TrimPrefix(o.Reason, "not now: "); reason != "" {
-			s.printf("         %s\n", s.paint(dim, cut(reason, s.width()-10)))
+			story += ": " + reason
+		}
+		for _, text := range wrap(story, s.width()-10) {
+			s.printf("         %s\n", s.paint(dim, text))
 		}
 	}
 	text := fmt.Sprintf("All %d devices ended as planned, in %.1f s.", len(sum.Devices), sum.Seconds)
@@ -209,9 +277,9 @@ func colorOf(d *api.Device) paint {
 	return blue
 }
 
-// width of the terminal in characters.
-func (s *screen) width() int {
-	if f, ok := s.out.(*os.File); ok {
+// widthOf returns the width of a terminal in characters, which may change.
+func widthOf(out io.Writer) int {
+	if f, ok := out.(*os.File); ok {
 		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 0 {
 			return w
 		}
@@ -224,7 +292,20 @@ func cut(text string, n int) string {
 	if utf8.RuneCountInString(text) <= n {
 		return text
 	}
-	return string([]rune(text)[:n-1]) + "…"
+	return string([]rune(text)[:max(n-1, 0)]) + "…"
+}
+
+// wrap breaks text at spaces into lines of at most n characters; a longer word
+// has a line of its own.
+func wrap(text string, n int) (lines []string) {
+	for _, word := range strings.Fields(text) {
+		if last := len(lines) - 1; last >= 0 && utf8.RuneCountInString(lines[last])+1+utf8.RuneCountInString(word) <= n {
+			lines[last] += " " + word
+			continue
+		}
+		lines = append(lines, word)
+	}
+	return lines
 }
 
 func pad(text string, n int) string {
