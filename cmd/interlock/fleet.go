@@ -108,7 +108,7 @@ func (c *publishCmd) Run(ctx context.Context, e *env) error {
 	fmt.Fprintf(e.stdout, "%s %s %s (%s)\n", or(when(out.Known, "known already:"), "published"), clean(rel.Product), clean(rel.Version), short(rel.Digest))
 	if len(rel.Groups) > 0 {
 		fmt.Fprintf(e.stdout, "current in %s\n", clean(strings.Join(rel.Groups, ", ")))
-	} else {
+	} else if c.Hold { // else the note says why not
 		fmt.Fprintf(e.stdout, "no group has it; next: interlock releases promote %s --group %s\n", short(rel.Digest), c.Group)
 	}
 	if out.Note != "" {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 
 	"github.com/interlock-energy/ota"
@@ -26,10 +27,12 @@ type PublishOptions struct {
 
 // Publish stores the bundle file that r delivers, and makes it a group's current
 // release in the same commit. Every byte is compared with the manifest before
-// anything is stored. The same release again changes nothing but the group, and
-// adds signatures that it brings. Another release with the same product and
-// version is an ErrConflict unless it may be replaced: then the old one is
-// withdrawn, and the groups that had it get the new one, unless that is held.
+// anything is stored. The same release again adds the signatures that it brings,
+// and becomes current in a group that has not had it and has nothing newer: a
+// script that is run again takes no group back, for which there is Promote, as
+// the note says. Another release with the same product and version is an
+// ErrConflict unless it may be replaced: then the old one is withdrawn, and the
+// groups that had it get the new one, unless that is held.
 func (f *Fleet) Publish(ctx context.Context, r io.Reader, o PublishOptions) (api.PublishResponse, error) {
 	o.Group = cmp.Or(o.Group, api.DefaultGroup)
 	if _, err := f.group(o.Group); err != nil { // before the upload, not after it
@@ -65,7 +68,7 @@ func (f *Fleet) Publish(ctx context.Context, r io.Reader, o PublishOptions) (api
 	// A caller who leaves now must not make us delete the file of a release whose
 	// commit is under way.
 	ctx = context.WithoutCancel(ctx)
-	known, err := f.store(ctx, rel, o)
+	known, kept, err := f.store(ctx, rel, o)
 	if err != nil {
 		f.forget(ctx, in.Key)
 		return api.PublishResponse{}, fmt.Errorf("publish %s %s: %w", rel.Manifest.Product, rel.Manifest.Version, err)
@@ -78,7 +81,9 @@ func (f *Fleet) Publish(ctx context.Context, r io.Reader, o PublishOptions) (api
 	if !rel.Checked {
 		notes = append(notes, "signatures not checked by the server: it has no public keys; devices do check them")
 	}
-	if m := rel.Manifest; before != "" && !m.AllowDowngrade && ota.CompareVersions(m.Version, before) < 0 {
+	if kept != "" {
+		notes = append(notes, kept)
+	} else if m := rel.Manifest; before != "" && !m.AllowDowngrade && ota.CompareVersions(m.Version, before) < 0 {
 		notes = append(notes, fmt.Sprintf("devices that run %s stay with it: %s is older and does not allow a downgrade", before, m.Version))
 	}
 	out.Note = strings.Join(notes, "; ")
@@ -159,8 +164,9 @@ func (r *Release) read(file io.ReaderAt, in blob.Info, verify ota.Verify) error 
 	return r.fill(m, b.Signed(), sums)
 }
 
-// store writes rel and what o says, in one commit.
-func (f *Fleet) store(ctx context.Context, rel *Release, o PublishOptions) (known bool, err error) {
+// store writes rel and what o says, in one commit. kept says, for people, why
+// the group stays as it is.
+func (f *Fleet) store(ctx context.Context, rel *Release, o PublishOptions) (known bool, kept string, err error) {
 	m := rel.Manifest
 	var old []string            // digests that rel replaces
 	groups := map[string]bool{} // that get rel
@@ -201,9 +207,15 @@ func (f *Fleet) store(ctx context.Context, rel *Release, o PublishOptions) (know
 		}
 		if o.Hold {
 			clear(groups)
+		} else if known && !groups[o.Group] {
+			if kept, err = stays(ctx, tx, m, o.Group, len(old) > 0); err != nil {
+				return err
+			}
+			groups[o.Group] = kept == ""
 		} else {
 			groups[o.Group] = true
 		}
+		maps.DeleteFunc(groups, func(_ string, gets bool) bool { return !gets })
 		for g := range groups {
 			if err := setCurrent(ctx, tx, g, m.Product, m.Digest, now); err != nil {
 				return err
@@ -217,7 +229,36 @@ func (f *Fleet) store(ctx context.Context, rel *Release, o PublishOptions) (know
 			f.forget(ctx, key)
 		}
 	}
-	return known, err
+	return known, kept, err
+}
+
+// stays returns why a group does not get the known release m by its being
+// published again, or "". A retried job of last month must not take the group
+// back to what it built, nor bring back what an operator has withdrawn. To
+// replace another release is a decision, so that then only a newer one stays.
+func stays(ctx context.Context, tx *sql.Tx, m *ota.Manifest, group string, replaces bool) (string, error) {
+	var digest, version string
+	err := tx.QueryRowContext(ctx, `SELECT r.digest, r.version FROM current_releases c JOIN releases r ON r.digest = c.digest
+		WHERE c.group_name = $1 AND c.product = $2`, group, m.Product).Scan(&digest, &version)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return "", err
+	}
+	var given int
+	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM given_releases WHERE group_name = $1 AND digest = $2`, group, m.Digest).Scan(&given); err != nil {
+		return "", err
+	}
+	promote := fmt.Sprintf("interlock releases promote %s --group %s", m.Version, group)
+	switch {
+	case digest == m.Digest:
+	case version != "" && ota.CompareVersions(m.Version, version) < 0:
+		return fmt.Sprintf("%s was published before; %s stays with %s; to go back: %s", m.Version, group, version, promote), nil
+	case given == 0 || replaces:
+	case version == "":
+		return fmt.Sprintf("%s was taken from %s, which stays without a release; to give it again: %s", m.Version, group, promote), nil
+	default:
+		return fmt.Sprintf("%s was current in %s before, which stays with %s; to give it again: %s", m.Version, group, version, promote), nil
+	}
+	return "", nil
 }
 
 // stored takes into memory what store has written.
@@ -274,6 +315,9 @@ func insertRelease(ctx context.Context, tx *sql.Tx, r *Release) error {
 }
 
 func setCurrent(ctx context.Context, tx *sql.Tx, group, product, digest string, now int64) error {
+	if _, err := tx.ExecContext(ctx, `INSERT INTO given_releases (group_name, digest) VALUES ($1, $2) ON CONFLICT DO NOTHING`, group, digest); err != nil {
+		return err
+	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO current_releases (group_name, product, digest, since) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (group_name, product) DO UPDATE SET digest = excluded.digest, since = excluded.since`, group, product, digest, now)
 	return err

@@ -2,6 +2,7 @@ package web_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -265,6 +266,67 @@ func TestPublishAgainHoldReplace(t *testing.T) {
 	x.want(x.do("PUT", "/api/v1/groups/pilot", x.operator, api.GroupChange{Promote: first, Withdraw: first}), 400, nil)
 	x.want(x.do("PUT", "/api/v1/groups/a%20b", x.operator, api.GroupChange{}), 400, nil)
 	x.want(x.do("PUT", "/api/v1/devices/nobody", x.operator, api.DeviceChange{Group: "pilot"}), 404, nil)
+}
+
+// A script that is run again takes no group back, nor brings back what an
+// operator has taken away: those who compare for equality would follow.
+func TestPublishAgainTakesNoGroupBack(t *testing.T) {
+	key := newSigner(t)
+	x := newSite(t, web.Config{})
+	x.want(x.do("PUT", "/api/v1/groups/pilot", x.operator, api.GroupChange{}), 200, nil)
+	files, digests := map[string][]byte{}, map[string]string{}
+	for i, v := range []string{"1.0.1", "1.0.2"} {
+		files[v] = key.release(t, ota.Manifest{Version: v}, firmware(uint64(i), 5000))
+		digests[v] = x.publish(files[v], "").Release.Digest
+	}
+	files["1.0.0"] = key.release(t, ota.Manifest{Version: "1.0.0"}, firmware(9, 5000))
+	for _, tt := range []struct {
+		do, version, query string
+		note               string // part of the answer's note
+		firmware           string // what the group default has afterwards; empty: nothing
+	}{
+		{"publish", "1.0.1", "", "1.0.1 was published before; default stays with 1.0.2; to go back: interlock releases promote 1.0.1 --group default", "1.0.2"},
+		{"publish", "1.0.1", "?replace=true", "default stays with 1.0.2", "1.0.2"},
+		{"restart", "", "", "", "1.0.2"},
+		{"publish", "1.0.2", "", "", "1.0.2"},
+		{"promote", "1.0.1", "", "", "1.0.1"},
+		{"publish", "1.0.1", "", "", "1.0.1"},
+		{"publish", "1.0.2", "", "1.0.2 was current in default before, which stays with 1.0.1; to give it again: interlock releases promote 1.0.2 --group default", "1.0.1"},
+		{"restart", "", "", "", "1.0.1"},
+		{"withdraw", "1.0.1", "", "", ""},
+		{"publish", "1.0.1", "", "1.0.1 was taken from default, which stays without a release; to give it again: interlock releases promote 1.0.1 --group default", ""},
+		{"publish", "1.0.1", "?group=pilot", "", ""}, // another group has not had it
+		{"promote", "1.0.2", "", "", "1.0.2"},
+		{"publish", "1.0.0", "", "devices that run 1.0.2 stay with it", "1.0.0"}, // new here, so somebody means it
+	} {
+		name := strings.Join([]string{tt.do, tt.version, tt.query}, " ")
+		switch tt.do {
+		case "publish":
+			out := x.publish(files[tt.version], tt.query)
+			if !strings.Contains(out.Note, tt.note) || tt.note == "" && strings.Contains(out.Note, "stays") {
+				t.Errorf("%s: note %q, want %q in it", name, out.Note, tt.note)
+			}
+		case "promote":
+			x.want(x.do("PUT", "/api/v1/groups/default", x.operator, api.GroupChange{Promote: digests[tt.version]}), 200, nil)
+		case "withdraw":
+			x.want(x.do("PUT", "/api/v1/groups/default", x.operator, api.GroupChange{Withdraw: digests[tt.version]}), 200, nil)
+		case "restart":
+			x.restart()
+		}
+		var got struct{ Version string }
+		a := x.do("GET", "/firmware", "", nil)
+		if err := json.Unmarshal(a.body, &got); err != nil {
+			t.Fatal(err)
+		}
+		if got.Version != tt.firmware {
+			t.Errorf("%s: /firmware says %q, want %q", name, got.Version, tt.firmware)
+		}
+	}
+	var pilot api.Group
+	x.want(x.do("GET", "/api/v1/groups/pilot", x.operator, nil), 200, &pilot)
+	if len(pilot.Current) != 1 || pilot.Current[0].Version != "1.0.1" {
+		t.Errorf("pilot has %+v, want 1.0.1", pilot.Current)
+	}
 }
 
 // Uploads that break off leave nothing, and no more than the limit run at a time.
