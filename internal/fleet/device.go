@@ -40,7 +40,15 @@ type Device struct {
 type device struct {
 	Device
 	outcomes []ota.Report // the newest for each release, oldest first, at most maxOutcomes
+	settled  ota.Status   // the last one that was not CHECKING
 	unsaved  bool
+}
+
+func (d *device) heard(h api.Head, now time.Time) {
+	if h.Status != ota.StatusChecking {
+		d.settled = h.Status
+	}
+	d.Head, d.LastSeen, d.unsaved = h, now, true
 }
 
 // Answer is what a check-in gets.
@@ -62,7 +70,8 @@ func (f *Fleet) Checkin(ctx context.Context, req api.CheckinRequest) (Answer, er
 	}
 	f.mu.Lock()
 	d := f.devices[req.Device]
-	d.Head, d.Skipped, d.LastSeen, d.unsaved = req.Head, req.Skipped, f.cfg.Now(), true
+	d.Skipped = req.Skipped
+	d.heard(req.Head, f.cfg.Now())
 	r := f.releases[f.groups[d.Group].current[d.Product]]
 	if r != nil && !fitsHardware(r, d.Hardware) {
 		r = nil
@@ -85,7 +94,7 @@ func (f *Fleet) Status(ctx context.Context, head api.Head) error {
 	}
 	f.mu.Lock()
 	d := f.devices[req.Device]
-	d.Head, d.LastSeen, d.unsaved = req.Head, f.cfg.Now(), true
+	d.heard(req.Head, f.cfg.Now())
 	f.mu.Unlock()
 	f.tell(Change{Kind: "device", Device: req.Device})
 	return nil

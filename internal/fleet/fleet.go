@@ -194,6 +194,9 @@ func (f *Fleet) loadDevices(ctx context.Context) error {
 			return fmt.Errorf("device %s: %w", id, err)
 		}
 		d.Head, d.Skipped, d.Poll = req.Head, req.Skipped, f.cfg.PollInterval
+		if req.Status != ota.StatusChecking {
+			d.settled = req.Status
+		}
 		d.FirstSeen, d.LastSeen = time.UnixMilli(first), time.UnixMilli(last)
 		f.devices[id] = d
 		f.order = append(f.order, id)

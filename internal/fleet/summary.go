@@ -31,15 +31,17 @@ func (f *Fleet) Summary() Summary {
 	return out
 }
 
-// Standing returns where a device stands, or "" for one that is not known.
-func (f *Fleet) Standing(id string) Standing {
+// Standing returns where a device stands, and its last status that was not
+// CHECKING: a check takes no time, and what was before it tells more. A device
+// that is not known stands at "".
+func (f *Fleet) Standing(id string) (Standing, ota.Status) {
 	now := f.cfg.Now()
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	d := f.devices[id]
 	if d == nil {
-		return ""
+		return "", ota.StatusIdle
 	}
 	view, r := f.view(d)
-	return Stand(view, r, now)
+	return Stand(view, r, now), d.settled
 }

@@ -18,7 +18,7 @@ func Why(d Device, r *Release, now time.Time) (waiting bool, text string) {
 		return s.waiting(), text
 	}
 	unseen := "not seen for " + Span(now.Sub(d.LastSeen))
-	if s == UpToDate || s == Stopped {
+	if s == UpToDate || s == Failed || s == Stopped {
 		return s.waiting(), text + "; " + unseen
 	}
 	return s.waiting(), unseen + "; last: " + text
@@ -32,6 +32,7 @@ const (
 	UpToDate  Standing = "up to date"
 	Updating  Standing = "updating"       // something moves
 	Waiting   Standing = "waiting"        // for its next check, its battery, a person
+	Failed    Standing = "failed"         // the release did, and the device does not take it again by itself
 	Stopped   Standing = "not updating"   // will not run the release without a person's help
 	Silent    Standing = "not seen"       // missed three check-ins
 	NoRelease Standing = "nothing to run" // its group has no release for it
@@ -88,11 +89,11 @@ func why(d Device, r *Release, now time.Time) (Standing, string) {
 	case failed && d.Outcome.Result == ota.Aborted:
 		return Stopped, with("stopped on the device", d.Outcome.Reason)
 	case failed && d.Outcome.Result == ota.Failed:
-		return Stopped, with("failed here", outcomeReason(d.Outcome))
+		return Failed, with("failed here", outcomeReason(d.Outcome))
 	case failed && d.Outcome.Result == ota.Lost: // not proven to be the release's fault
 		return Stopped, with("lost here, the old firmware came back", outcomeReason(d.Outcome))
 	case failed:
-		return Stopped, with("failed here: "+string(d.Outcome.Result), outcomeReason(d.Outcome))
+		return Failed, with("failed here: "+string(d.Outcome.Result), outcomeReason(d.Outcome))
 	case len(m.Hardware) > 0 && !slices.Contains(m.Hardware, d.Hardware):
 		return Stopped, fmt.Sprintf("other hardware: the device is %q, the release for %s", d.Hardware, strings.Join(m.Hardware, ", "))
 	case !m.Expires.IsZero() && now.After(m.Expires):

@@ -63,9 +63,9 @@ func TestWhy(t *testing.T) {
 			d.Status, d.UpdateVersion, d.UpdateDigest = ota.StatusDownloading, "3.0.0", "d30"
 		}), release,
 			true, "waits for its next check", fleet.Waiting},
-		{"failed", ended(ota.Failed, "no space"), release, false, "failed here: no space", fleet.Stopped},
-		{"failed, code only", ended(ota.Failed, ""), release, false, "failed here: signature/checksum validation failed", fleet.Stopped},
-		{"rolled back", ended(ota.RolledBack, "not healthy"), release, false, "failed here: rolled back: not healthy", fleet.Stopped},
+		{"failed", ended(ota.Failed, "no space"), release, false, "failed here: no space", fleet.Failed},
+		{"failed, code only", ended(ota.Failed, ""), release, false, "failed here: signature/checksum validation failed", fleet.Failed},
+		{"rolled back", ended(ota.RolledBack, "not healthy"), release, false, "failed here: rolled back: not healthy", fleet.Failed},
 		{"lost", ended(ota.Lost, "power cut?"), release, false, "lost here, the old firmware came back: power cut?", fleet.Stopped},
 		{"aborted", ended(ota.Aborted, "by hand"), release, false, "stopped on the device: by hand", fleet.Stopped},
 		{"succeeded once", ended(ota.Succeeded, ""), release, true, "2.1.0 was installed here, but the device runs 2.0.0 again", fleet.Waiting},

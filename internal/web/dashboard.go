@@ -48,6 +48,7 @@ type frame struct {
 // row is a device as the table shows it.
 type row struct {
 	api.Device
+	Settled                   ota.Status // the last that was not CHECKING, which would blink with every check
 	Standing                  fleet.Standing
 	Tone                      string // class of the style sheet; the text says the same
 	SoC, Temperature, Current string
@@ -96,7 +97,7 @@ func tone(s fleet.Standing) string {
 		return "move"
 	case fleet.Waiting:
 		return "wait"
-	case fleet.Stopped:
+	case fleet.Failed, fleet.Stopped:
 		return "stop"
 	}
 	return "silent"
@@ -113,8 +114,8 @@ func resultTone(r ota.Result) string {
 }
 
 func (s *Server) row(d api.Device) row {
-	standing := s.fleet.Standing(d.Device)
-	r := row{Device: d, Standing: standing, Tone: tone(standing), SoC: "–", Temperature: "–", Current: "–",
+	standing, settled := s.fleet.Standing(d.Device)
+	r := row{Device: d, Settled: settled, Standing: standing, Tone: tone(standing), SoC: "–", Temperature: "–", Current: "–",
 		Percent: fleet.Percent(d.Done, d.Total), Seen: "just now"}
 	r.Moving = d.Status == ota.StatusDownloading && d.Total > 0
 	if since := s.cfg.Now().Sub(d.LastSeen); since >= 2*time.Second {
@@ -162,8 +163,8 @@ func (s *Server) fleetPage(q url.Values) fleetPage {
 		p.Next = "/?" + next.Encode()
 	}
 	p.Summary, p.Groups = s.summary.of(s.fleet), s.fleet.Groups()
-	for _, st := range []fleet.Standing{fleet.UpToDate, fleet.Updating, fleet.Waiting, fleet.Stopped, fleet.Silent, fleet.NoRelease} {
-		if n := p.Summary.Standing[st]; n > 0 || st != fleet.Silent && st != fleet.NoRelease {
+	for _, st := range []fleet.Standing{fleet.UpToDate, fleet.Updating, fleet.Waiting, fleet.Failed, fleet.Stopped, fleet.Silent, fleet.NoRelease} {
+		if n := p.Summary.Standing[st]; n > 0 || st != fleet.Stopped && st != fleet.Silent && st != fleet.NoRelease {
 			p.Tiles = append(p.Tiles, tile{string(st), tone(st), n})
 		}
 	}

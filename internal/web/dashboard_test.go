@@ -115,6 +115,33 @@ func TestOldReadingsAreGrey(t *testing.T) {
 	}
 }
 
+// A check takes no time, and must not make the row blink.
+func TestCheckingIsNotShown(t *testing.T) {
+	key := newSigner(t)
+	x := newSite(t, web.Config{OpenDashboard: true})
+	digest := x.publish(key.release(t, ota.Manifest{Version: "1.1.0"}, firmware(1, 100)), "").Release.Digest
+	x.want(x.do("POST", api.PathReports, x.device, api.ReportsRequest{Device: "rack-7",
+		Reports: []ota.Report{{ID: "1", Digest: digest, Version: "1.1.0", Result: ota.Failed, Reason: "does not start"}}}), 200, nil)
+	for _, status := range []ota.Status{ota.StatusFailed, ota.StatusChecking} {
+		x.checkin(api.Head{Device: "rack-7", Product: "bess", Version: "1.0.0", Status: status})
+		for _, path := range []string{"/", "/devices/rack-7"} {
+			page := string(x.do("GET", path, "", nil).body)
+			for _, want := range []string{"FAILED", `<span class="badge stop">failed</span>`, "failed here: does not start"} {
+				if !strings.Contains(page, want) {
+					t.Errorf("%s after %v: no %q in the page", path, status, want)
+				}
+			}
+			if strings.Contains(page, "CHECKING") {
+				t.Errorf("%s after %v: CHECKING is in the page", path, status)
+			}
+		}
+	}
+	page := string(x.do("GET", "/", "", nil).body)
+	if want := `<div class="tile stop"><b>1</b><span>failed</span></div>`; !strings.Contains(page, want) {
+		t.Errorf("no tile %s in the page", want)
+	}
+}
+
 // stream reads server-sent events until its context ends.
 func (x *site) stream(ctx context.Context, path, token string) <-chan [2]string {
 	x.t.Helper()
