@@ -46,12 +46,17 @@ func (t *tail) add(line string) {
 	}
 }
 
-// String is the end of an error's text.
+// String is what an error says of it, the last line first: texts are cut at
+// their ends, and what firmware says last is mostly why.
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.last) == 0 {
-		return "; it wrote nothing"
+	switch n := len(t.last); n {
+	case 0:
+		return "it wrote nothing"
+	case 1:
+		return fmt.Sprintf("it wrote %q", t.last[0])
+	default:
+		return fmt.Sprintf("it wrote %q (before that: %q)", t.last[n-1], t.last[:n-1])
 	}
-	return fmt.Sprintf("; its last lines: %q", t.last)
 }

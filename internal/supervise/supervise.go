@@ -13,7 +13,7 @@
 //     without a word, so that no firmware is left that nobody watches.
 //
 // What is promised: firmware that exits, or says something else, or nothing, has
-// not started, and the error has the last lines that it wrote. [Firmware.Stop]
+// not started, and the error begins with the last lines that it wrote. [Firmware.Stop]
 // returns when the process is gone, after a SIGKILL if need be.
 //
 // The slot's own file is executed, not a copy: what was verified in the slot is
@@ -82,7 +82,7 @@ func Start(ctx context.Context, cfg Config) (*Firmware, error) {
 	}
 	f, err := start(ctx, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("start firmware %s: %w", cfg.Path, err)
+		return nil, fmt.Errorf("start firmware: %w (%s)", err, cfg.Path) // what is long, and says least, comes last
 	}
 	return f, nil
 }
@@ -104,18 +104,18 @@ func start(ctx context.Context, cfg Config) (*Firmware, error) {
 	case <-f.done:
 		select {
 		case line := <-first: // said and gone
-			err = fmt.Errorf("it ended at once, after the line %q: %w", line, f.why())
+			err = fmt.Errorf("ended at once, after the line %q: %w", line, f.why())
 		default:
-			err = fmt.Errorf("it ended before it said its version: %w", f.why())
+			err = fmt.Errorf("ended before it said its version: %w", f.why())
 		}
 	case <-timeout.C:
-		err = fmt.Errorf("it has not said %q within %v", Greeting+" VERSION", cfg.Timeout)
+		err = fmt.Errorf("did not say %q within %v", Greeting+" VERSION", cfg.Timeout)
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
 	if err != nil {
 		f.Stop()
-		return nil, fmt.Errorf("%w%s", err, f.said)
+		return nil, fmt.Errorf("%s, and %w", f.said, err)
 	}
 	return f, nil
 }
@@ -247,7 +247,7 @@ func (f *Firmware) Done() <-chan struct{} { return f.done }
 // It is nil while it runs, and after Stop.
 func (f *Firmware) Err() error {
 	if err := f.why(); err != nil {
-		return fmt.Errorf("firmware %s ended: %w%s", f.version, err, f.said)
+		return fmt.Errorf("firmware %s ended: %s: %w", f.version, f.said, err)
 	}
 	return nil
 }

@@ -63,8 +63,9 @@ func TestDoesNotStart(t *testing.T) {
 		{"empty", "", "it is empty"},
 		{"no program", "\x7fNOPE\x00\x01\x02", "neither a program"},
 		{"no interpreter", "#!/no/such/shell\n", "interpreter or loader that it names is not"},
-		{"exits", "#!/bin/sh\necho oh no >&2\nexit 3\n", `before it said its version: exit status 3; its last lines: ["oh no"]`},
-		{"exits well", "#!/bin/sh\nexit 0\n", "exit status 0, although its input had not ended; it wrote nothing"},
+		{"exits", "#!/bin/sh\necho oh no >&2\nexit 3\n", `start firmware: it wrote "oh no", and ended before it said its version: exit status 3 (`},
+		{"says more", "#!/bin/sh\necho one >&2\necho two >&2\nexit 3\n", `it wrote "two" (before that: ["one"]), and ended`},
+		{"exits well", "#!/bin/sh\nexit 0\n", "it wrote nothing, and ended before it said its version: exit status 0, although its input had not ended"},
 		{"says something else", "#!/bin/sh\necho hello\nread x\n", `its first line is "hello", want "interlock-firmware VERSION"`},
 		{"no version", "#!/bin/sh\necho interlock-firmware one\nread x\n", `"one" is not a number`},
 		{"a version too late", "#!/bin/sh\necho booting\necho interlock-firmware 1.0.0\nread x\n", `its first line is "booting"`},
@@ -81,7 +82,7 @@ func TestDoesNotStart(t *testing.T) {
 				f.Stop()
 				t.Fatal("it started")
 			}
-			if !strings.Contains(err.Error(), tt.want) || !strings.HasPrefix(err.Error(), "start firmware "+cfg.Path+": ") {
+			if !strings.Contains(err.Error(), tt.want) || !strings.HasPrefix(err.Error(), "start firmware: ") || !strings.HasSuffix(err.Error(), " ("+cfg.Path+")") {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
 		})
@@ -142,7 +143,7 @@ func TestCrash(t *testing.T) {
 	}
 	syscall.Kill(pid[0], syscall.SIGKILL)
 	<-f.Done()
-	if err := f.Err(); err == nil || !strings.Contains(err.Error(), "firmware 1.0.0 ended: signal: killed") {
+	if err := f.Err(); err == nil || !strings.Contains(err.Error(), `firmware 1.0.0 ended: it wrote "interlock-firmware 1.0.0": signal: killed`) {
 		t.Errorf("got %v, want signal: killed", err)
 	}
 	f.Stop()
