@@ -165,7 +165,7 @@ func (c *deviceInfoCmd) Run(ctx context.Context, e *env) error {
 // waitFlag is for commands that take their time.
 type waitFlag struct {
 	socketFlag
-	Wait bool `help:"Return only when it is done, or has to wait for something. Interrupting ends the waiting, not the work."`
+	Wait bool `help:"Return only when it is done, or the battery does not allow it. Interrupting ends the waiting, not the work."`
 }
 
 // command gives a command and prints where that leads.
@@ -175,7 +175,12 @@ func (f *waitFlag) command(ctx context.Context, e *env, cmd control.Command) err
 		return err
 	}
 	defer client.Close()
-	res, err := client.Command(ctx, cmd, f.Wait)
+	var res control.Result
+	if f.Wait {
+		res, err = client.Finish(ctx, cmd, waitsFor(e))
+	} else {
+		res, err = client.Command(ctx, cmd, false)
+	}
 	if err != nil {
 		return err
 	}
@@ -185,6 +190,25 @@ func (f *waitFlag) command(ctx context.Context, e *env, cmd control.Command) err
 	n := &res.Status.Snapshot
 	fmt.Fprintf(e.stdout, "%s: %s%s\n", cmd, or(when(res.Ended, "done"), "under way"), stateLine(n))
 	return nil
+}
+
+// waitsFor returns a function that remarks on what is waited for, whenever that
+// changes by more than a number: a dwell time counts its seconds.
+func waitsFor(e *env) func(control.Status) {
+	last := ""
+	return func(s control.Status) {
+		n := &s.Snapshot
+		key := n.Status.String() + strings.Map(func(r rune) rune {
+			if r >= '0' && r <= '9' || r == '.' {
+				return -1
+			}
+			return r
+		}, n.Reason)
+		if key != last {
+			last = key
+			e.say("%s", strings.TrimPrefix(stateLine(n), ", "))
+		}
+	}
 }
 
 // stateLine writes a snapshot in one line, to follow something.
@@ -234,7 +258,7 @@ func (c *deviceInstallCmd) Run(ctx context.Context, e *env) error {
 type deviceApplyCmd struct{ waitFlag }
 
 func (*deviceApplyCmd) Help() string {
-	return `The device restarts as soon as the battery and the time windows allow it.
+	return `The device restarts as soon as the battery and the time windows allow it. With --wait, exit code 3 means that the battery does not allow it now.
 
 Examples:
 
@@ -277,7 +301,7 @@ func (c *deviceConfirmCmd) Run(ctx context.Context, e *env) error {
 type deviceRollbackCmd struct{ waitFlag }
 
 func (*deviceRollbackCmd) Help() string {
-	return `Out of a trial at once; otherwise the battery is asked first, as for an update.
+	return `Out of a trial at once; otherwise the battery is asked first, as for an update. With --wait, exit code 3 means that the battery does not allow it now.
 
 Examples:
 

@@ -93,8 +93,9 @@ func (c *Client) SetThresholds(ctx context.Context, t ThresholdsChange) (Thresho
 }
 
 // Command gives a command. With wait it returns once the command has ended,
-// which may take hours; otherwise within about a second. Ending ctx ends the
-// waiting and not the command.
+// which may take hours, or has to wait for the dwell time or an update window;
+// otherwise within about a second. Ending ctx ends the waiting and not the
+// command. See [Client.Finish].
 func (c *Client) Command(ctx context.Context, cmd Command, wait bool) (Result, error) {
 	path := "/v1/" + url.PathEscape(string(cmd))
 	if wait {

@@ -35,7 +35,7 @@ const (
 	PathInfo       = "/v1/info"       // GET: Info
 	PathSlots      = "/v1/slots"      // GET: Slots
 	PathThresholds = "/v1/thresholds" // GET: Thresholds; PUT ThresholdsChange: Thresholds
-	PathCommand    = "/v1/{command}"  // POST: Result; with ?wait=true once the command has ended
+	PathCommand    = "/v1/{command}"  // POST: Result; with ?wait=true once the command has ended, or waits for nothing but time
 )
 
 // Command is what an agent can be told to do.
@@ -153,7 +153,8 @@ type ThresholdsChange struct {
 // Result is the answer to a command that did not fail.
 type Result struct {
 	// Ended says that the command has done what it does, see the methods of
-	// [ota.Manager]. If not, it was taken and goes on; its end is in the status.
+	// [ota.Manager]. If not, it was taken and goes on; what it waits for, and its
+	// end, are in the status.
 	Ended  bool   `json:"ended"`
 	Status Status `json:"status"`
 }
@@ -222,7 +223,6 @@ var kinds = []struct {
 }
 
 var hints = map[ota.ErrorCode]string{
-	ota.ErrNoUpdate:          "nothing to do; a release that failed here is taken again with install",
 	ota.ErrConnectivity:      "check the network and the source's address; it is tried again by itself",
 	ota.ErrServer:            "look at the server's log; it is tried again by itself",
 	ota.ErrAuthentication:    "check the token or password, the CA certificate, and the device's clock",

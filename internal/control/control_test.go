@@ -159,10 +159,10 @@ func TestErrors(t *testing.T) {
 		hint string
 	}{
 		{low, []error{ota.ErrNotNow, ota.ErrBatteryLow}, ota.ErrBatteryLow, "charged"},
-		{&ota.Refusal{Reason: "outside the window"}, []error{ota.ErrNotNow}, ota.ErrNone, "asks again"},
+		{fmt.Errorf("check: %w: the application does not allow it", ota.ErrNotNow), []error{ota.ErrNotNow}, ota.ErrNone, "asks again"},
 		{fmt.Errorf("check: %w: the state is trial", ota.ErrBusy), []error{ota.ErrBusy}, ota.ErrNone, "status"},
 		{ota.ErrStopped, []error{ota.ErrStopped}, ota.ErrNone, "moment"},
-		{fmt.Errorf("check: %w", ota.ErrNoUpdate), []error{ota.ErrNoUpdate}, ota.ErrNoUpdate, "nothing to do"},
+		{fmt.Errorf("check: %w", ota.ErrNoUpdate), []error{ota.ErrNoUpdate}, ota.ErrNoUpdate, ""},
 		{fmt.Errorf("fetch: %w", ota.ErrConnectivity), []error{ota.ErrConnectivity}, ota.ErrConnectivity, "network"},
 		{errors.New("odd"), []error{ota.ErrInternal}, ota.ErrInternal, ""},
 	} {

@@ -133,15 +133,28 @@ func command(w http.ResponseWriter, r *http.Request, d Device) error {
 		defer cancel()
 	}
 	err := d.Command(c).Wait(ctx)
+	if refusal, ok := errors.AsType[*ota.Refusal](err); ok && refusal.Code == ota.ErrNone {
+		// Neither the battery nor anything else is wrong: time has to pass.
+		return write(w, http.StatusAccepted, Result{Status: d.Status(r.Context())})
+	}
 	switch {
 	case err == nil:
 		return write(w, http.StatusOK, Result{Ended: true, Status: d.Status(r.Context())})
 	case ctx.Err() == nil || !errors.Is(err, ctx.Err()):
+		if e := NewError(err); c == Check && e.Code == ota.ErrNoUpdate && skipsNewest(d.Status(r.Context()).Snapshot) {
+			e.Hint = "install takes a release again that failed or was given up here"
+			return e
+		}
 		return err
 	case r.Context().Err() == nil:
 		return write(w, http.StatusAccepted, Result{Status: d.Status(r.Context())})
 	}
 	return fmt.Errorf("%s: %w: the agent stops; the update goes on when it is back", c, ota.ErrStopped)
+}
+
+// skipsNewest reports whether there would be an update, had it not been tried before.
+func skipsNewest(s ota.Snapshot) bool {
+	return slices.ContainsFunc(s.Skipped, func(k ota.Skipped) bool { return k.Version == s.Latest })
 }
 
 func events(w http.ResponseWriter, r *http.Request, d Device) error {
