@@ -25,14 +25,12 @@ const (
 )
 
 // exitCodes is the table of the help; docs/cli.md has the same.
-const exitCodes = `Run "interlock COMMAND --help" for examples of each command.
-
-Exit codes:
+const exitCodes = `Exit codes:
 
     0    done
     1    failed
     2    the command line is wrong
-    3    not now: the battery, a time window or a person has to allow it first
+    3    not now: the battery or a person has to allow it first
     4    nothing to do: no update
     5    verification failed: do not use this file
     6    the server or the agent cannot be reached

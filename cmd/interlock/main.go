@@ -18,12 +18,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
 
+	"github.com/interlock-energy/ota/internal/buildinfo"
 	"github.com/interlock-energy/ota/internal/control"
 )
 
@@ -77,10 +77,14 @@ func main() {
 func run(ctx context.Context, args []string, e *env) int {
 	var c cli
 	answered := false // by --help, which comes before everything else
+	code, help := exitOK, e.stdout
+	if len(args) == 0 { // a script has left something out
+		args, code, help = []string{"--help"}, exitUsage, e.stderr
+	}
 	parser, err := kong.New(&c,
 		kong.Name("interlock"),
 		kong.Description("Firmware updates for battery energy storage systems: signed, only when the battery allows it, and always with a way back."),
-		kong.Writers(e.stdout, e.stderr),
+		kong.Writers(help, e.stderr),
 		kong.Exit(func(int) { answered = true }),
 		kong.Vars{"socket": control.DefaultSocket},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100, NoExpandSubcommands: true}),
@@ -99,12 +103,9 @@ func run(ctx context.Context, args []string, e *env) int {
 	if err != nil {
 		return report(e, fmt.Errorf("read the command line: %w", err))
 	}
-	if len(args) == 0 {
-		args = []string{"--help"}
-	}
 	k, err := parser.Parse(args)
 	if answered {
-		return exitOK
+		return code
 	}
 	if err != nil {
 		return report(e, badCommandLine(err))
@@ -122,14 +123,29 @@ func badCommandLine(err error) error {
 	return &fault{err: err, exit: exitUsage, hint: command + " --help"}
 }
 
-type versionCmd struct{}
+// version is set when a release is built: -ldflags "-X main.version=1.2.3".
+var version = ""
+
+type versionCmd struct {
+	JSON bool `name:"json" help:"Print JSON."`
+}
+
+func (versionCmd) Help() string {
+	return `Examples:
+
+    interlock version
+    interlock version --json`
+}
 
 // Run prints the version as the build recorded it.
-func (versionCmd) Run(e *env) error {
-	version := "(unknown version)"
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		version = info.Main.Version
+func (c versionCmd) Run(e *env) error {
+	v, built := buildinfo.Version(version)
+	if c.JSON {
+		return e.printJSON(struct {
+			Version string    `json:"version"`
+			Built   time.Time `json:"built,omitzero"` // the commit
+		}{v, built})
 	}
-	_, err := fmt.Fprintln(e.stdout, "interlock", version)
+	_, err := fmt.Fprintln(e.stdout, "interlock", v)
 	return err
 }

@@ -76,9 +76,10 @@ func onTerminal(w io.Writer, getenv func(string) string) bool {
 }
 
 // progress returns a function that shows how much of total bytes is done: a bar
-// on a terminal, otherwise a line for every tenth. What takes less than two
+// on a terminal, after half a second, otherwise a line for every tenth. What takes less than two
 // seconds is not worth lines in a log.
 func (e *env) progress(what string, total int64) (show func(done int64), end func()) {
+	begun := e.now()
 	switch {
 	case e.quiet || total <= 0:
 		return func(int64) {}, func() {}
@@ -93,10 +94,13 @@ func (e *env) progress(what string, total int64) (show func(done int64), end fun
 			progressbar.OptionClearOnFinish(),
 			progressbar.OptionEnableColorCodes(false),
 		)
-		// A terminal that cannot be written to is no reason to stop the work.
-		return func(done int64) { _ = bar.Set64(done) }, func() { _ = bar.Clear() }
+		return func(done int64) {
+			if e.now().Sub(begun) >= 500*time.Millisecond { // a speed before that is fiction
+				_ = bar.Set64(done) // a terminal that cannot be written to is no reason to stop the work
+			}
+		}, func() { _ = bar.Clear() }
 	}
-	begun, shown := e.now(), int64(0)
+	shown := int64(0)
 	return func(done int64) {
 		if tenth := 10 * done / total; tenth > shown && e.now().Sub(begun) > 2*time.Second {
 			shown = tenth

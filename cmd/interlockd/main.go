@@ -25,13 +25,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strings"
 	"syscall"
-	"time"
 	_ "time/tzdata" // update windows name zones, and small devices have no database
 
 	"github.com/interlock-energy/ota/internal/agent"
+	"github.com/interlock-energy/ota/internal/buildinfo"
 )
 
 // Exit codes. Units in deploy/ know number 3.
@@ -57,7 +56,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	flags.Usage = func() {
 		fmt.Fprint(stderr, "Interlockd updates the firmware of the device it runs on.\n\nUsage: interlockd --config FILE [--check-config]\n\n")
-		flags.PrintDefaults()
+		flags.VisitAll(func(f *flag.Flag) { // PrintDefaults writes one dash
+			value, text := flag.UnquoteUsage(f)
+			fmt.Fprintf(stderr, "  %-15s  %s\n", strings.TrimSpace("--"+f.Name+" "+value), text)
+		})
 		fmt.Fprint(stderr, "\nExit codes: 0 ended in order, 1 cannot work, 2 wrong command line, 3 wrong configuration.\n")
 	}
 	config := flags.String("config", "", "configuration `FILE`, see docs/configuration.md")
@@ -69,7 +71,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case err != nil:
 		return exitUsage
 	}
-	release, built := ownVersion()
+	release, built := buildinfo.Version(version)
 	switch {
 	case *showVersion:
 		fmt.Fprintln(stdout, "interlockd", release)
@@ -105,30 +107,4 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func fail(stderr io.Writer, code int, err error, hint string) int {
 	fmt.Fprintf(stderr, "interlockd: %s\nhint: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "), hint)
 	return code
-}
-
-// ownVersion returns the version and the time of the commit that this was built
-// from, as far as they are known.
-func ownVersion() (string, time.Time) {
-	v, built := version, time.Time{}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return orDev(v), built
-	}
-	if v == "" {
-		v = info.Main.Version
-	}
-	for _, s := range info.Settings {
-		if t, err := time.Parse(time.RFC3339, s.Value); s.Key == "vcs.time" && err == nil {
-			built = t
-		}
-	}
-	return orDev(v), built
-}
-
-func orDev(v string) string {
-	if v == "" || v == "(devel)" {
-		return "dev"
-	}
-	return v
 }

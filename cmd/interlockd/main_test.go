@@ -59,7 +59,7 @@ func TestCommandLine(t *testing.T) {
 		stdout, stderr string // contained; empty: nothing
 	}{
 		{"version", []string{"--version"}, 0, "interlockd ", ""},
-		{"help", []string{"--help"}, 0, "", "Exit codes"},
+		{"help", []string{"--help"}, 0, "", "  --config FILE    configuration FILE, see docs/configuration.md\n"},
 		{"nothing", nil, 2, "", "interlockd: --config is missing\nhint: "},
 		{"unknown flag", []string{"--confg", "x"}, 2, "", "flag provided but not defined: -confg"},
 		{"argument", []string{"--config", file("good.yaml"), "start"}, 2, "", `interlockd: argument "start" is not expected`},
