@@ -105,7 +105,7 @@ func TestDashboardShowsHostileWordsAsText(t *testing.T) {
 func TestOldReadingsAreGrey(t *testing.T) {
 	x := newSite(t, web.Config{OpenDashboard: true})
 	x.checkin(api.Head{Device: "rack-7", Product: "bess", Signals: []ota.Signal{{Name: "soc", Value: 55, Unit: "%", At: x.clock.Now()}}})
-	const fresh, old = `<td class="n" title="measured 2026-03-01 12:00:00 UTC">55.0 %</td>`, `<td class="n muted" title="old: measured 2026-03-01 12:00:00 UTC">55.0 %</td>`
+	const fresh, old = `<td data-is="charge" class="n" title="measured 2026-03-01 12:00:00 UTC">55.0 %</td>`, `<td data-is="charge" class="n muted" title="old: measured 2026-03-01 12:00:00 UTC">55.0 %</td>`
 	if page := string(x.do("GET", "/", "", nil).body); !strings.Contains(page, fresh) {
 		t.Errorf("page without %s", fresh)
 	}
