@@ -128,16 +128,6 @@ func GenerateKey(kind string) (privatePEM, publicPEM []byte, err error) {
 		pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}), nil
 }
 
-// PublicPEM returns the public half of a key in the form that [ParseKeys] reads,
-// to give to devices.
-func PublicPEM(s Signer) ([]byte, error) {
-	der, err := x509.MarshalPKIXPublicKey(s.Public())
-	if err != nil {
-		return nil, fmt.Errorf("encode public key: %w", err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), nil
-}
-
 // KeyID returns the id of a key: the SHA-256, in hex, of its public half in PKIX
 // DER. A key that devices would refuse is an error.
 func KeyID(s Signer) (string, error) {
