@@ -289,7 +289,9 @@ func (c *Client) refusal(op string, resp *http.Response) error {
 	b, err := io.ReadAll(io.LimitReader(resp.Body, api.MaxErrorSize))
 	var said api.Error
 	if err == nil && json.Unmarshal(b, &said) == nil && said.Error != "" {
-		e.Err, e.hint = errors.New(said.Error), said.Hint
+		verb, _, _ := strings.Cut(op, " ")
+		text := strings.TrimPrefix(strings.TrimPrefix(said.Error, op+": "), verb+": ") // the server says it, too
+		e.Err, e.hint = errors.New(text), said.Hint
 	}
 	switch resp.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:

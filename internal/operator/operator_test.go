@@ -77,6 +77,8 @@ func TestErrors(t *testing.T) {
 		hint    string
 	}{
 		{"server's own words", answer(409, `{"error":"that is taken","hint":"take another"}`), ota.ErrServer, "list groups: that is taken", "take another"},
+		{"the same words first", answer(409, `{"error":"list: that is taken"}`), ota.ErrServer, "list groups: that is taken", ""},
+		{"all the same words first", answer(409, `{"error":"list groups: that is taken"}`), ota.ErrServer, "list groups: that is taken", ""},
 		{"other words", answer(502, "<html>"), ota.ErrServer, "list groups: the server answered 502 Bad Gateway", ""},
 		{"not accepted", answer(401, `{"error":"unknown"}`), ota.ErrAuthentication, "list groups: unknown", "give --token-file with the operator.token from the server's data directory"},
 		{"not allowed", answer(403, `{"error":"no","hint":"ask"}`), ota.ErrAuthentication, "list groups: no", "ask"},
