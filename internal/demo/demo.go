@@ -27,6 +27,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/api"
 	"github.com/interlock-energy/ota/bundle"
 	"github.com/interlock-energy/ota/internal/control"
@@ -313,10 +314,12 @@ func (st *stage) play(ctx context.Context) (Summary, error) {
 		}
 		var err error
 		s, err = st.judge(ctx)
-		return s.OK, err
+		// The report comes a moment before the status: nobody should read of a trial in the end.
+		return s.OK && !slices.ContainsFunc(list, func(d api.Device) bool { return d.Status == ota.StatusTrial || d.Status == ota.StatusChecking }), err
 	})
 	s.Seconds = time.Since(st.begun).Round(100 * time.Millisecond).Seconds()
 	if errors.Is(err, errTime) {
+		s.OK = false
 		err = fmt.Errorf("%w within %v", ErrUnexpected, st.cfg.Timeout)
 	}
 	return s, err

@@ -186,11 +186,15 @@ func (s *screen) summary(sum Summary) {
 		if !o.OK {
 			mark, color = "NOT AS PLANNED, "+o.Status, red
 		}
-		s.printf("%-9s%-28s%-28s%s\n", o.Device, o.Want, o.Got, s.paint(color, mark))
-		story := o.Story
+		row, story := fmt.Sprintf("%-9s%-28s%-28s", o.Device, o.Want, o.Got), o.Story
 		if reason := strings.TrimPrefix(o.Reason, "not now: "); reason != "" {
 			story += ": " + reason
 		}
+		if utf8.RuneCountInString(row+mark+": "+story) < s.width() {
+			s.printf("%s%s: %s\n", row, s.paint(color, mark), story)
+			continue
+		}
+		s.printf("%s%s\n", row, s.paint(color, mark))
 		for _, text := range wrap(story, s.width()-10) {
 			s.printf("         %s\n", s.paint(dim, text))
 		}
