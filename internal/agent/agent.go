@@ -347,7 +347,7 @@ func (a *Agent) managerConfig(ctx context.Context, version string, src ota.Sourc
 		NoRollback: !valueOr(c.AllowRollback, true), RollbackTimeout: c.rollbackTimeout(),
 		ValidationTime: time.Duration(valueOr(c.ValidationTime, Duration(10*time.Second))), MaxTries: c.MaxTries,
 		Retries: valueOr(c.Retries, 3), RetryDelay: time.Duration(c.RetryDelay), StallTimeout: time.Duration(c.StallTimeout),
-		MaxBackoff: time.Duration(c.MaxBackoff), BuildTime: c.Built, Log: a.log,
+		MaxBackoff: time.Duration(c.MaxBackoff), VerifyMD5: c.VerifyMD5, BuildTime: c.Built, Log: a.log,
 	}
 	if out.StartupDelay == 0 {
 		out.StartupDelay = 1 // 0 is the default of the manager, 10 s

@@ -16,6 +16,7 @@ type Config struct {
 	Sources []Source `yaml:"sources"` // or several, of which the newest release that fits wins
 
 	VerifySignature *bool `yaml:"verify_signature"` // default true
+	VerifyMD5       bool  `yaml:"verify_md5"`       // default false; SHA-256 is always checked
 	Keys            Keys  `yaml:"keys"`
 
 	CheckInterval   Duration  `yaml:"check_interval"`    // default 0: never by itself

@@ -119,7 +119,7 @@ func kindOf(goType string) string {
 // knownKeys are the keys of each section, by the name of its type. A test
 // compares them with the types.
 var knownKeys = map[string][]string{
-	"Config": {"device", "state_dir", "source", "sources", "verify_signature", "keys", "check_interval", "check_interval_ms", "startup_delay",
+	"Config": {"device", "state_dir", "source", "sources", "verify_signature", "verify_md5", "keys", "check_interval", "check_interval_ms", "startup_delay",
 		"automatic_update", "allow_rollback", "rollback_timeout", "rollback_timeout_ms", "validation_time", "max_tries", "retries", "retry_delay",
 		"stall_timeout", "max_backoff", "suspend", "battery", "dwell", "windows", "health", "hooks", "logs", "slot", "control", "watchdog"},
 	"Device": {"id", "product", "hardware", "version", "version_file", "security_version"},
