@@ -19,11 +19,7 @@ func TestNoReboot(t *testing.T) {
 		if got.Status != ota.StatusApplying || len(d.Source.Reports) != 0 {
 			t.Errorf("status %s with reports %v, want APPLYING and none: nothing is proven", got.Status, d.Source.Reports)
 		}
-		d.Disk.PowerOff(otatest.DropAll, 0) // somebody restarts the device
-		d.Disk.PowerOn()
-		if err := d.PowerOn(); err != nil {
-			t.Fatal(err)
-		}
+		powerCycle(t, d, otatest.DropAll) // somebody restarts the device
 		live(t, d)
 		wantRunning(t, d, "1.0.1")
 		wantReport(t, d, ota.Succeeded, ota.ErrNone, "")

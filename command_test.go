@@ -147,11 +147,7 @@ func TestAbort(t *testing.T) {
 				if !slices.Contains(*seen, "ABORTED") {
 					t.Errorf("statuses %v, want ABORTED among them", *seen)
 				}
-				d.Disk.PowerOff(otatest.DropAll, 0)
-				d.Disk.PowerOn()
-				if err := d.PowerOn(); err != nil {
-					t.Fatal(err)
-				}
+				powerCycle(t, d, otatest.DropAll)
 				wantRunning(t, d, "1.0.0")
 			})
 		})
@@ -292,11 +288,7 @@ func TestAbortHoldsOverAPowerCut(t *testing.T) {
 			defer abort.Stop()
 			live(t, d)
 			stuck, lost = false, false
-			d.Disk.PowerOff(otatest.KeepAll, 0)
-			d.Disk.PowerOn()
-			if err := d.PowerOn(); err != nil {
-				t.Fatal(err)
-			}
+			powerCycle(t, d, otatest.KeepAll)
 			live(t, d)
 			wantRunning(t, d, "1.0.0")
 			wantReport(t, d, ota.Aborted, ota.ErrInternal, "aborted")

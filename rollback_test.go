@@ -81,11 +81,7 @@ func TestLateFallback(t *testing.T) {
 		if err := slots.Try(t.Context(), "A"); err != nil { // what such a bootloader does for itself
 			t.Fatal(err)
 		}
-		d.Disk.PowerOff(otatest.KeepAll, 0)
-		d.Disk.PowerOn()
-		if err := d.PowerOn(); err != nil {
-			t.Fatal(err)
-		}
+		powerCycle(t, d, otatest.KeepAll)
 		live(t, d)
 		wantRunning(t, d, "1.0.0")
 		wantReport(t, d, ota.Lost, ota.ErrInternal, "although slot B with version 1.0.1 was marked good")

@@ -247,11 +247,7 @@ func TestStagedSlotBootedByHandIsOnTrial(t *testing.T) {
 		if err := slots.Try(t.Context(), "B"); err != nil {
 			t.Fatal(err)
 		}
-		d.Disk.PowerOff(otatest.KeepAll, 0)
-		d.Disk.PowerOn()
-		if err := d.PowerOn(); err != nil {
-			t.Fatal(err)
-		}
+		powerCycle(t, d, otatest.KeepAll)
 		live(t, d)
 		wantRunning(t, d, "1.0.1")
 		wantReport(t, d, ota.Succeeded, ota.ErrNone, "")

@@ -73,6 +73,16 @@ func background(t *testing.T, d *otatest.Device, f func(m *ota.Manager)) {
 	d.AtStart = nil
 }
 
+// powerCycle takes the power away and gives it back.
+func powerCycle(t *testing.T, d *otatest.Device, rest otatest.Rest) {
+	t.Helper()
+	d.Disk.PowerOff(rest, 0)
+	d.Disk.PowerOn()
+	if err := d.PowerOn(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func wantRunning(t *testing.T, d *otatest.Device, version string) {
 	t.Helper()
 	if d.Running.Version != version {
