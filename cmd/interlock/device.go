@@ -83,7 +83,7 @@ func printStatus(e *env, s *control.Status) error {
 	}
 	update, last := "", ""
 	if u := n.Update; u != nil {
-		update = fmt.Sprintf("%s, %s of %s", u.Version, size(n.Done), size(u.Size))
+		update = fmt.Sprintf("%s%s, %s of %s", when(n.Back, "back to "), u.Version, size(n.Done), size(u.Size))
 	}
 	if r := n.Last; r != nil {
 		last = fmt.Sprintf("%s %s on %s", r.Version, r.Result, date(r.Time)) + when(r.Reason != "", ": "+r.Reason)
