@@ -205,7 +205,7 @@ func TestTryThatCannotBeTakenBackDoesNotQuiesce(t *testing.T) {
 	})
 }
 
-// C19: mark good cannot be written: the plant does not wait for that.
+// Mark good cannot be written: the plant does not wait for that.
 func TestOldFirmwareResumesThoughMarkGoodFails(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		config := d.Config

@@ -254,7 +254,7 @@ func TestWaitingReleaseExpires(t *testing.T) {
 	})
 }
 
-// C10: a release that no longer fits what runs is not begun.
+// A release that no longer fits what runs is not begun.
 func TestWaitingReleaseThatNoLongerFits(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		configure(d, func(c *ota.Config) { c.Automatic = false })
@@ -267,7 +267,7 @@ func TestWaitingReleaseThatNoLongerFits(t *testing.T) {
 	})
 }
 
-// C16: an Abort of a check says what it did.
+// An Abort of a check says what it did.
 func TestAbortOfACheck(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		failed := 0

@@ -260,7 +260,7 @@ func TestCommandsAtOnce(t *testing.T) {
 	})
 }
 
-// Mutations 10 and 20: an abort that was saved, while the try could not be taken
+// An abort that was saved, while the try could not be taken
 // back, counts after the power cut, whichever slot comes up.
 func TestAbortHoldsOverAPowerCut(t *testing.T) {
 	for _, lost := range []bool{true, false} {

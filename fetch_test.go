@@ -147,7 +147,7 @@ func TestForeignCancellationIsNotATightLoop(t *testing.T) {
 	})
 }
 
-// C13: a reader that gives nothing for ever is broken off.
+// A reader that gives nothing for ever is broken off.
 func TestReaderThatGivesNothing(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		spins := 0
@@ -177,7 +177,7 @@ func (r emptyReader) Read([]byte) (int, error) {
 	return 0, nil
 }
 
-// Mutation 39: breaks with progress in between are no failed attempt.
+// Breaks with progress in between are no failed attempt.
 func TestBreaksWithProgressAreNotCounted(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		d.Source.CutAt = []int64{4100, 9000, 14000, 19000, 24000, 29000}
@@ -189,7 +189,7 @@ func TestBreaksWithProgressAreNotCounted(t *testing.T) {
 	})
 }
 
-// Mutation 44: a reader that does not know ctx is closed when it stalls.
+// A reader that does not know ctx is closed when it stalls.
 func TestStalledReaderIsClosed(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		opened := 0
@@ -212,7 +212,7 @@ func (s *deadSource) Open(ctx context.Context, m *ota.Manifest, im *ota.Image, a
 	return s.Source.Open(ctx, m, im, at)
 }
 
-// Mutation 45: a full medium is not tried again at once.
+// A full medium is not tried again at once.
 func TestFullMediumIsNotTriedAtOnce(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		writes := 0

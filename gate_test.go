@@ -79,7 +79,7 @@ func TestGateFailsClosed(t *testing.T) {
 	}
 }
 
-// S10: quiescing is what makes the gate say no (the ramp, a relay): the plant
+// Quiescing is what makes the gate say no (the ramp, a relay): the plant
 // must not be switched once a second.
 func TestRefusalAtTheRestartIsNotATightLoop(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
@@ -101,7 +101,7 @@ func TestRefusalAtTheRestartIsNotATightLoop(t *testing.T) {
 	})
 }
 
-// C11: a gate's error is a refusal whatever it wraps, also after a restart of the agent in mid-download.
+// A gate's error is a refusal whatever it wraps, also after a restart of the agent in mid-download.
 func TestGateErrorNeverEndsAnUpdate(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		broken := false
@@ -128,7 +128,7 @@ func TestGateErrorNeverEndsAnUpdate(t *testing.T) {
 	})
 }
 
-// Mutation 16: an agent that died after the gate's yes asks anew, before it
+// An agent that died after the gate's yes asks anew, before it
 // quiesces anything.
 func TestDeadAgentAsksAnewBeforeItQuiesces(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
@@ -155,7 +155,7 @@ func TestDeadAgentAsksAnewBeforeItQuiesces(t *testing.T) {
 	})
 }
 
-// Mutation 24: with no ValidationTime the first yes is enough.
+// With no ValidationTime the first yes is enough.
 func TestFirstYesIsEnough(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		asked := 0
@@ -167,7 +167,7 @@ func TestFirstYesIsEnough(t *testing.T) {
 	})
 }
 
-// Mutation 37: an agent that died in mid-download asks before it writes on.
+// An agent that died in mid-download asks before it writes on.
 func TestDeadAgentAsksAnewBeforeItWrites(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		died := false

@@ -40,7 +40,7 @@ func (w *wrapped) Reboot(ctx context.Context) error {
 	return w.reboot(next)
 }
 
-// C15: a status of failure goes when the cause goes.
+// A status of failure goes when the cause goes.
 func TestStatusAfterTheStoreWorksAgain(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		d.Source.Withdrawn = true
@@ -68,7 +68,7 @@ func (f *flaky) Load() (ota.Record, error) {
 	return f.Store.Load()
 }
 
-// C17: a damaged or foreign record is an error, no crash loop.
+// A damaged or foreign record is an error, no crash loop.
 func TestRecordWithoutRelease(t *testing.T) {
 	for _, state := range []ota.State{ota.Available, ota.Fetching, ota.Staged, ota.Activating, ota.Trial, ota.RollBack} {
 		device(t, func(t *testing.T, d *otatest.Device) {
@@ -91,7 +91,7 @@ func (f *fixed) Save(r ota.Record) error { f.r = r; return nil }
 
 var agentDies = &otatest.PowerCut{Cut: otatest.Cut{Agent: true}}
 
-// Mutation 59: a record of a newer agent is not touched.
+// A record of a newer agent is not touched.
 func TestNewerRecordIsNotTouched(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		st := &fixed{ota.Record{Format: 2, State: ota.Idle}}
@@ -102,7 +102,7 @@ func TestNewerRecordIsNotTouched(t *testing.T) {
 	})
 }
 
-// Mutation 60: slots that do not know which one runs are not written.
+// Slots that do not know which one runs are not written.
 func TestSlotsThatDoNotKnow(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		configure(d, func(c *ota.Config) { c.Slots = oneSlot{c.Slots} })

@@ -109,7 +109,7 @@ func (s *plainReporter) Report(context.Context, ota.Report) error {
 	return nil
 }
 
-// Mutation 50: a server that takes no reports is not asked all the time.
+// A server that takes no reports is not asked all the time.
 func TestReportsPauseAfterAFailure(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		asked := 0

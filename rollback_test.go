@@ -121,7 +121,7 @@ func TestRollBackNotBelowTheRunningSecurityVersion(t *testing.T) {
 	})
 }
 
-// C14: the device stays in firmware that it could not leave: one update, one report.
+// The device stays in firmware that it could not leave: one update, one report.
 func TestNoReturnIsReportedOnce(t *testing.T) {
 	v102 := otatest.NewFirmware("1.0.2", 21000, true, false)
 	device(t, func(t *testing.T, d *otatest.Device) {
@@ -147,7 +147,7 @@ func TestNoReturnIsReportedOnce(t *testing.T) {
 	}, v101, v102)
 }
 
-// C18: a failing restart out of a failed trial is not tried, and written, every second.
+// A failing restart out of a failed trial is not tried, and written, every second.
 func TestFailingRestartInRollBackIsNotATightLoop(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		tries := 0
@@ -173,7 +173,7 @@ func TestFailingRestartInRollBackIsNotATightLoop(t *testing.T) {
 	}, otatest.NewFirmware("1.0.1", 21000, true, false))
 }
 
-// Mutation 04: until the gate has said yes, the way back stays open.
+// Until the gate has said yes, the way back stays open.
 func TestWayBackStaysOpenUntilTheFirstByte(t *testing.T) {
 	v102 := otatest.NewFirmware("1.0.2", 21000, true, true)
 	device(t, func(t *testing.T, d *otatest.Device) {
@@ -189,7 +189,7 @@ func TestWayBackStaysOpenUntilTheFirstByte(t *testing.T) {
 	}, v101, v102)
 }
 
-// Mutation 05: once a byte may have been written, the other slot is no way back.
+// Once a byte may have been written, the other slot is no way back.
 func TestNoWayBackIntoAHalfWrittenSlot(t *testing.T) {
 	v102 := otatest.NewFirmware("1.0.2", 21000, true, true)
 	device(t, func(t *testing.T, d *otatest.Device) {
@@ -209,7 +209,7 @@ func TestNoWayBackIntoAHalfWrittenSlot(t *testing.T) {
 	}, v101, v102)
 }
 
-// Mutation 30: the old slot is marked good again, because the new one may have been.
+// The old slot is marked good again, because the new one may have been.
 func TestRollBackMarksTheOldSlotGood(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		marked := 0
@@ -228,7 +228,7 @@ func TestRollBackMarksTheOldSlotGood(t *testing.T) {
 	}, otatest.NewFirmware("1.0.1", 21000, true, false))
 }
 
-// Mutation 33: a device on its way down is not told again every second.
+// A device on its way down is not told again every second.
 func TestRollBackWaitsForTheRestart(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		asked := 0
@@ -249,7 +249,7 @@ func TestRollBackWaitsForTheRestart(t *testing.T) {
 	}, otatest.NewFirmware("1.0.1", 21000, true, false))
 }
 
-// Mutations 34 and 47: a previous image that is damaged is no way back.
+// A previous image that is damaged is no way back.
 func TestRollBackToADamagedImage(t *testing.T) {
 	v102 := otatest.NewFirmware("1.0.2", 21000, true, true)
 	device(t, func(t *testing.T, d *otatest.Device) {

@@ -216,7 +216,7 @@ func TestFirmwareThatCannotSaveIsLeft(t *testing.T) {
 	})
 }
 
-// C12: RollbackTimeout holds if HealthInterval is longer.
+// RollbackTimeout holds if HealthInterval is longer.
 func TestRollbackTimeoutShorterThanHealthInterval(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		var up, down time.Time
@@ -235,7 +235,7 @@ func TestRollbackTimeoutShorterThanHealthInterval(t *testing.T) {
 	}, otatest.NewFirmware("1.0.1", 21000, true, false))
 }
 
-// Mutation 07: a staged slot that somebody else booted is on trial.
+// A staged slot that somebody else booted is on trial.
 func TestStagedSlotBootedByHandIsOnTrial(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		configure(d, func(c *ota.Config) { c.Automatic = false })
@@ -254,7 +254,7 @@ func TestStagedSlotBootedByHandIsOnTrial(t *testing.T) {
 	})
 }
 
-// Mutation 12: a trial that the power ended three times has failed, also where
+// A trial that the power ended three times has failed, also where
 // the bootloader cannot tell.
 func TestCrashInTheTrialIsAFailureNotALoss(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
@@ -279,7 +279,7 @@ func (s silentSlots) Booted(ctx context.Context) (ota.Boot, error) {
 	return b, err
 }
 
-// Mutations 22 and 26: five starts are allowed; without rollback any number.
+// Five starts are allowed; without rollback any number.
 func TestStartsInOneTrial(t *testing.T) {
 	for _, c := range []struct {
 		crashes    int
