@@ -94,7 +94,7 @@ type deaf struct {
 
 func (s *deaf) Reboot(context.Context) error { *s.asked++; return nil }
 
-// S1: a Resume that failed may have resumed all the same, or half: before the
+// A Resume that failed may have resumed all the same, or half: before the
 // restart the application must be suspended anew.
 func TestNoRestartWithoutSuspendAfterAFailedResume(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
@@ -127,7 +127,7 @@ func TestNoRestartWithoutSuspendAfterAFailedResume(t *testing.T) {
 	})
 }
 
-// S2: a release that takes effect at the next restart must not leave the plant
+// A release that takes effect at the next restart must not leave the plant
 // quiesced until then.
 func TestNoRebootDoesNotStayQuiesced(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
@@ -140,7 +140,7 @@ func TestNoRebootDoesNotStayQuiesced(t *testing.T) {
 	})
 }
 
-// S3: waiting for the next restart writes nothing.
+// Waiting for the next restart writes nothing.
 func TestNoRebootTriesOnce(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		tries := 0
@@ -155,7 +155,7 @@ func TestNoRebootTriesOnce(t *testing.T) {
 	})
 }
 
-// S8: the agent is stopped while the plant is quiesced.
+// The agent is stopped while the plant is quiesced.
 func TestStopResumes(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -181,7 +181,7 @@ func TestStopResumes(t *testing.T) {
 	})
 }
 
-// S9: the try cannot be taken back, and the gate says no: the plant works on.
+// The try cannot be taken back, and the gate says no: the plant works on.
 func TestTryThatCannotBeTakenBackDoesNotQuiesce(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		tries := 0

@@ -192,7 +192,7 @@ func (s *hangingSource) Latest(ctx context.Context) ([]byte, error) {
 	return nil, ctx.Err()
 }
 
-// C5: a source whose wake channel is closed.
+// A source whose wake channel is closed.
 func TestClosedWakeChannel(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		n := 0
@@ -218,7 +218,7 @@ type closedWaker struct{ *otatest.Source }
 
 func (closedWaker) Wake() <-chan struct{} { c := make(chan struct{}); close(c); return c }
 
-// C7: a check whose result could not be saved is done again.
+// A check whose result could not be saved is done again.
 func TestCheckIsDoneAgainAfterAFailedSave(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		configure(d, func(c *ota.Config) { c.CheckInterval = 0 })
@@ -241,7 +241,7 @@ func TestCheckIsDoneAgainAfterAFailedSave(t *testing.T) {
 	})
 }
 
-// C9: an expired release is not begun, however long it has been known.
+// An expired release is not begun, however long it has been known.
 func TestWaitingReleaseExpires(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		configure(d, func(c *ota.Config) { c.Automatic = false })

@@ -174,7 +174,7 @@ func TestAbort(t *testing.T) {
 	})
 }
 
-// C1: an Abort that comes before the first byte, not during the transfer.
+// An Abort that comes before the first byte, not during the transfer.
 func TestAbortBetweenGateAndTransfer(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		var call *ota.Call
@@ -197,7 +197,7 @@ func TestAbortBetweenGateAndTransfer(t *testing.T) {
 	})
 }
 
-// C2: a return to the previous release that waits for the gate can be aborted.
+// A return to the previous release that waits for the gate can be aborted.
 func TestAbortOfAWaitingRollBack(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		live(t, d)
@@ -220,7 +220,7 @@ func TestAbortOfAWaitingRollBack(t *testing.T) {
 	})
 }
 
-// C6: two commands at once each get their own answer.
+// Two commands at once each get their own answer.
 func TestCommandsAtOnce(t *testing.T) {
 	v102 := otatest.NewFirmware("1.0.2", 21000, true, true)
 	t.Run("install and a check that finds something newer", func(t *testing.T) {

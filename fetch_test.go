@@ -108,7 +108,7 @@ func (s *rottenSource) Open(ctx context.Context, m *ota.Manifest, im *ota.Image,
 	return s.Source.Open(ctx, m, im, offset)
 }
 
-// S4: a medium that loses what cannot be synced is given up, not written for ever.
+// A medium that loses what cannot be synced is given up, not written for ever.
 func TestSyncThatFailsForEverIsGivenUp(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		syncs := 0
@@ -127,7 +127,7 @@ func TestSyncThatFailsForEverIsGivenUp(t *testing.T) {
 	})
 }
 
-// C4: nothing goes round and round because an error happens to wrap context.Canceled.
+// Nothing goes round and round because an error happens to wrap context.Canceled.
 func TestForeignCancellationIsNotATightLoop(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		n := 0

@@ -60,7 +60,7 @@ func TestReportsGoOutWhileAnUpdateWaits(t *testing.T) {
 	}, v101, v102)
 }
 
-// C3: reports go out while a roll back waits, and while a release waits for the next restart.
+// Reports go out while a roll back waits, and while a release waits for the next restart.
 func TestReportsGoOutWhateverWaits(t *testing.T) {
 	for _, back := range []bool{true, false} {
 		t.Run(fmt.Sprint("back ", back), func(t *testing.T) {

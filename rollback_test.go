@@ -88,7 +88,7 @@ func TestLateFallback(t *testing.T) {
 	})
 }
 
-// S6: the bootloader's variables cannot be written any more. A restart alone
+// The bootloader's variables cannot be written any more. A restart alone
 // leaves firmware that was not marked good.
 func TestUnhealthyFirmwareIsLeftThoughTryFails(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
@@ -110,7 +110,7 @@ func TestUnhealthyFirmwareIsLeftThoughTryFails(t *testing.T) {
 	}, otatest.NewFirmware("1.0.1", 21000, true, false))
 }
 
-// C8: a running firmware's own security version holds for a return as well.
+// A running firmware's own security version holds for a return as well.
 func TestRollBackNotBelowTheRunningSecurityVersion(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		live(t, d)

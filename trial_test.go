@@ -173,7 +173,7 @@ func TestOtherBuildOfTheSameVersionIsTheSame(t *testing.T) {
 	})
 }
 
-// S5: a health check that hangs must not hold up the way back.
+// A health check that hangs must not hold up the way back.
 func TestHealthyThatHangsIsNotHealthy(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		end := make(chan struct{})
@@ -199,7 +199,7 @@ func TestHealthyThatHangsIsNotHealthy(t *testing.T) {
 	})
 }
 
-// S7: the new firmware cannot write the record: it must not stay for ever unproven.
+// The new firmware cannot write the record: it must not stay for ever unproven.
 func TestFirmwareThatCannotSaveIsLeft(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		d.Disk.OnEffect = func(_ int, effect string) otatest.Fault {
