@@ -1,0 +1,59 @@
+package image
+
+import (
+	"fmt"
+	"strings"
+)
+
+// ChipID is the kind of chip that an image is for: esp_chip_id_t of
+// esp_app_format.h.
+type ChipID uint16
+
+// The chips that ESP-IDF knows.
+const (
+	ESP32    ChipID = 0
+	ESP32S2  ChipID = 2
+	ESP32C3  ChipID = 5
+	ESP32S3  ChipID = 9
+	ESP32C2  ChipID = 12
+	ESP32C6  ChipID = 13
+	ESP32H2  ChipID = 16
+	ESP32P4  ChipID = 18
+	ESP32C61 ChipID = 20
+	ESP32C5  ChipID = 23
+	ESP32H21 ChipID = 25
+	ESP32H4  ChipID = 28
+	ESP32S31 ChipID = 32
+)
+
+var chips = []struct {
+	id   ChipID
+	name string
+}{
+	{ESP32, "ESP32"}, {ESP32S2, "ESP32-S2"}, {ESP32C3, "ESP32-C3"}, {ESP32S3, "ESP32-S3"}, {ESP32C2, "ESP32-C2"},
+	{ESP32C6, "ESP32-C6"}, {ESP32H2, "ESP32-H2"}, {ESP32P4, "ESP32-P4"}, {ESP32C61, "ESP32-C61"}, {ESP32C5, "ESP32-C5"},
+	{ESP32H21, "ESP32-H21"}, {ESP32H4, "ESP32-H4"}, {ESP32S31, "ESP32-S31"},
+}
+
+// String returns the name as the vendor writes it, such as "ESP32-S3".
+func (c ChipID) String() string {
+	for _, known := range chips {
+		if known.id == c {
+			return known.name
+		}
+	}
+	return fmt.Sprintf("unknown chip %d", uint16(c))
+}
+
+// ParseChip returns the chip of a name such as "ESP32-S3", "esp32s3" or "esp32-s3".
+func ParseChip(name string) (ChipID, error) {
+	plain := func(s string) string { return strings.ReplaceAll(strings.ToLower(s), "-", "") }
+	names := make([]string, len(chips))
+	for i, known := range chips {
+		if plain(known.name) == plain(name) {
+			return known.id, nil
+		}
+		names[i] = known.name
+	}
+	return 0, fmt.Errorf("no chip is named %q: want one of %s", name, strings.Join(names, ", "))
+}
