@@ -50,6 +50,7 @@ type Config struct {
 	Automatic     bool          // install and apply without a person's consent; default false
 
 	NoRollback      bool          // never roll back by itself or on command; default false
+	Unprotected     bool          // install although the bootloader was seen not to come back, see [Prober]; default false
 	RollbackTimeout time.Duration // for the trial; default 5 min
 	ValidationTime  time.Duration // how long the trial must be healthy without a break; default 0: once
 	HealthInterval  time.Duration // default 1 s
@@ -161,6 +162,8 @@ type Snapshot struct {
 	CanRollBack bool      `json:"can_roll_back"`      //
 	WhyNot      string    `json:"why_not,omitempty"`  // why it cannot roll back
 	Skipped     []Skipped `json:"skipped,omitempty"`
+
+	Bootloader Rollback `json:"bootloader"` // whether this unit comes back by itself
 }
 
 // Update is a release for people and user interfaces.

@@ -30,7 +30,7 @@ const never = time.Duration(math.MaxInt64)
 func (m *Manager) step(ctx context.Context) (pause time.Duration, err error) {
 	old, b, err := m.load(ctx)
 	if err != nil {
-		return 0, err
+		return 0, m.unloaded(ctx, b, err)
 	}
 	r, changed := m.reconcile(old, b)
 	if changed {
@@ -39,6 +39,7 @@ func (m *Manager) step(ctx context.Context) (pause time.Duration, err error) {
 		}
 	}
 	before := r.State
+	keepErr := m.keep(ctx, r, b)
 	r = m.deliver(ctx, r)
 	checks := m.checkDue && checkable(r)
 	if checks {
@@ -62,6 +63,9 @@ func (m *Manager) step(ctx context.Context) (pause time.Duration, err error) {
 	pause = m.pauseAfter(r, err)
 	if before == Activating && r.State == Staged { // quiesced, told the bootloader, and all of it taken back
 		pause = max(pause, m.jitter(restartRetry))
+	}
+	if keepErr != nil {
+		pause = min(pause, m.jitter(keepRetry))
 	}
 	if m.owes(r) {
 		pause = min(pause, time.Until(m.deliverAt))
@@ -90,6 +94,10 @@ func (m *Manager) next(ctx context.Context, r Record, b Boot) (Record, error) {
 			return m.waitForPerson(r, StatusUpdateAvailable)
 		}
 		m.enter(StatusUpdateAvailable)
+		if err := m.protected(); err != nil {
+			m.set(StatusUpdateAvailable, err)
+			return r, err
+		}
 		if err := m.ask(ctx, r, BeforeWrite, StatusUpdateAvailable); err != nil {
 			return r, err
 		}

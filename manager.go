@@ -48,7 +48,8 @@ type Manager struct {
 	verified      string    // digest and slot that were read back
 	rebooting     time.Time // when the restart was asked for
 	trialStart    time.Time
-	unsavedSince  time.Time // since when the record cannot be saved, on trial
+	unsavedSince  time.Time // since when the record cannot be saved or loaded, on trial
+	kept          bool      // the bootloader was told that the running slot is still good
 	healthySince  time.Time
 	confirmed     bool
 	asking        chan verdict // a question to Healthy that is under way
@@ -133,30 +134,31 @@ func (m *Manager) load(ctx context.Context) (Record, Boot, error) {
 	if m.stored != nil {
 		return *m.stored, m.booted, nil
 	}
+	b, err := m.cfg.Slots.Booted(ctx)
+	if err != nil {
+		return Record{}, b, fmt.Errorf("read the booted slot: %w", err)
+	}
+	if b.Slot == "" || b.Other == "" || b.Slot == b.Other {
+		return Record{}, Boot{}, fmt.Errorf("read the booted slot: %w: booted %q, other %q", ErrInternal, b.Slot, b.Other)
+	}
 	r, err := m.cfg.Store.Load()
 	if err != nil {
-		return r, Boot{}, fmt.Errorf("load the record: %w", err)
+		return r, b, fmt.Errorf("load the record: %w", err)
 	}
 	if r.Format > 1 {
-		return r, Boot{}, fmt.Errorf("load the record: %w: format %d is newer than this agent", ErrInternal, r.Format)
+		return r, b, fmt.Errorf("load the record: %w: format %d is newer than this agent", ErrInternal, r.Format)
 	}
 	if r.Format == 0 { // the first start ever
 		r.Format, r.State, r.SecurityVersion = 1, Idle, m.cfg.SecurityVersion
 	}
 	if r.Release == nil && r.State != Idle {
-		return r, Boot{}, fmt.Errorf("load the record: %w: state %q without a release", ErrInternal, r.State)
+		return r, b, fmt.Errorf("load the record: %w: state %q without a release", ErrInternal, r.State)
 	}
 	if r.Release != nil {
 		r.Release.Digest = r.Digest
 	}
-	b, err := m.cfg.Slots.Booted(ctx)
-	if err != nil {
-		return r, b, fmt.Errorf("read the booted slot: %w", err)
-	}
-	if b.Slot == "" || b.Other == "" || b.Slot == b.Other {
-		return r, b, fmt.Errorf("read the booted slot: %w: booted %q, other %q", ErrInternal, b.Slot, b.Other)
-	}
 	m.stored, m.booted = &r, b
+	m.probe(ctx)
 	m.show(r)
 	return r, b, nil
 }

@@ -65,6 +65,11 @@ type Boot struct {
 	// to Try, and came back because that did not start or was not marked good.
 	// A bootloader that cannot tell leaves it false.
 	FellBack bool
+
+	// Trial is set if the bootloader knows that the running slot is being tried,
+	// and that the next boot is the other one unless MarkGood is called. A
+	// bootloader that cannot tell leaves it false.
+	Trial bool
 }
 
 // Slots is the device's pair of slots and the bootloader that picks one.
@@ -83,13 +88,40 @@ type Slots interface {
 	Try(ctx context.Context, slot string) error
 
 	// MarkGood makes the running slot the one that boots from now on, and
-	// forgets any Try. It returns once this is durable.
+	// forgets any Try. It returns once this is durable. It is also called once at
+	// every start of the agent that is not on trial, for bootloaders that count the
+	// starts of a good slot too; where all of it is so already, it should write nothing.
 	MarkGood(ctx context.Context) error
 
 	// Reboot restarts the device. It may return before the device goes down;
 	// an error means that the device does not restart.
 	Reboot(ctx context.Context) error
 }
+
+// A Prober is a [Slots] that can tell whether this unit's bootloader really comes
+// back from a slot that fails, by comparing what it has done at this boot with what
+// it should have. The design of a device says that it does; units differ.
+type Prober interface {
+	// Probe is called at each start of the agent, before MarkGood, which may wipe out
+	// the evidence. It writes nothing.
+	Probe(ctx context.Context) (Rollback, error)
+}
+
+// Rollback is what was seen of the bootloader's way back.
+type Rollback struct {
+	State RollbackState `json:"state"`
+	Why   string        `json:"why"` // what was seen, for people
+}
+
+// RollbackState sums up a [Rollback].
+type RollbackState string
+
+// Names that never change.
+const (
+	RollbackUnknown RollbackState = "unknown" // nothing was seen that says so, or the opposite
+	RollbackProven  RollbackState = "proven"  // the bootloader did what it must do to come back
+	RollbackBroken  RollbackState = "broken"  // it did not: this unit would stay in a slot that fails
+)
 
 // A Slot is the place of one component's image in one slot.
 type Slot interface {

@@ -74,7 +74,7 @@ func TestLateFallback(t *testing.T) {
 		image := d.Backend.Image(d.Disk, "B")
 		d.Known[1].Boots = false
 		_ = image
-		slots, err := d.Backend.Slots(d.Disk, nil)
+		slots, err := d.Backend.Slots(d.Disk, d.Boot(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -240,7 +240,7 @@ func TestStagedSlotBootedByHandIsOnTrial(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
 		configure(d, func(c *ota.Config) { c.Automatic = false })
 		background(t, d, func(m *ota.Manager) { m.Install().Wait(t.Context()) })
-		slots, err := d.Backend.Slots(d.Disk, nil)
+		slots, err := d.Backend.Slots(d.Disk, d.Boot(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

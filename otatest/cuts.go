@@ -281,7 +281,7 @@ func matches(effect, when string) bool {
 	case "save":
 		return strings.HasPrefix(effect, "rename /data/record") || strings.HasPrefix(effect, "sync /data/record")
 	case "try":
-		return strings.HasPrefix(effect, "sync /device/boot")
+		return strings.HasPrefix(effect, "write /device/boot")
 	case "write":
 		return strings.HasPrefix(effect, "write /device/b/")
 	case "sync":

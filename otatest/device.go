@@ -82,11 +82,16 @@ type Backend interface {
 	Format(d *Disk, image []byte) error
 	// PowerOn plays the bootloader up to the choice of a slot.
 	PowerOn(d *Disk) (slot string, err error)
-	// Slots is called at each start of the agent. restart must be what Reboot calls.
-	Slots(d *Disk, restart func(context.Context) error) (ota.Slots, error)
-	// Image returns what is in a slot.
+	// Slots is called at each start of the agent, with what the kernel knows of this
+	// boot. restart must be what Reboot calls.
+	Slots(d *Disk, b Boot, restart func(context.Context) error) (ota.Slots, error)
+	// Image returns what is in a slot. On a partition, more may follow.
 	Image(d *Disk, slot string) []byte
 }
+
+// A Boot is what the kernel knows of one: the slot that [Backend.PowerOn] returned,
+// as on its command line, and an id.
+type Boot struct{ Slot, ID string }
 
 // Device is a simulated device. It lives in the time of the synctest bubble that
 // it is used in.
@@ -150,7 +155,7 @@ func (d *Device) PowerOn() error {
 func (d *Device) find(slot string) (Firmware, bool) {
 	image := d.Backend.Image(d.Disk, slot)
 	for _, f := range d.Known {
-		if bytes.Equal(image, f.Image) {
+		if bytes.HasPrefix(image, f.Image) {
 			return f, true
 		}
 	}
@@ -164,6 +169,9 @@ func (d *Device) fault(format string, a ...any) {
 func (d *Device) event(format string, a ...any) {
 	d.Events = append(d.Events, fmt.Sprintf(format, a...))
 }
+
+// Boot returns what the kernel knows of the present boot.
+func (d *Device) Boot() Boot { return Boot{d.Booted, fmt.Sprint("boot ", d.Boots)} }
 
 // Arm sets the next cut, counted in effects from now on, over restarts.
 func (d *Device) Arm(c Cut) {
@@ -188,8 +196,10 @@ func (d *Device) Live(ctx context.Context, quiet time.Duration, then ...func()) 
 			return nil
 		case restart:
 			d.past += d.Disk.Effects()
+			handover := d.Disk.Handover
 			d.Disk.PowerOff(DropAll, 0)
 			d.Disk.PowerOn()
+			d.Disk.Handover = handover // a warm restart keeps it
 			if left := d.armed; left.At > d.past {
 				left.At -= d.past
 				d.Disk.Arm(left)
@@ -277,7 +287,7 @@ func (d *Device) config() (ota.Config, error) {
 	if err != nil {
 		return ota.Config{}, err
 	}
-	slots, err := d.Backend.Slots(d.Disk, func(context.Context) error {
+	slots, err := d.Backend.Slots(d.Disk, d.Boot(), func(context.Context) error {
 		if err := d.Disk.Effect("restart", func() {}); err != nil {
 			return err
 		}

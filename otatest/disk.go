@@ -38,8 +38,11 @@ import (
 //	mkdir /data
 //	syncdir /data
 //
-// What it does not model: renames that are not atomic (FAT without a journal), a
-// file system that is itself damaged, permissions, links.
+// Besides files and directories it holds block devices, see [Disk.MkDevice], raw
+// flash that must be erased before it is written, see [Disk.MkFlash], and
+// directories of a FAT file system, whose renames are not atomic, see [Disk.MkFAT].
+//
+// What it does not model: a file system that is itself damaged, permissions, links.
 //
 // Paths are absolute and use slashes. A Disk may be used from several goroutines.
 type Disk struct {
@@ -49,6 +52,9 @@ type Disk struct {
 	// OnRead is called with what is about to be returned from a read, which it may
 	// change, and lets the read fail if it returns an error. It must not call the disk.
 	OnRead func(name string, off int64, p []byte) error
+	// Handover is what software hands over to the bootloader in a register that
+	// survives a restart, and no power cut.
+	Handover string
 	// Capacity is the sum of the sizes of all files in bytes at which the disk is
 	// full: a write beyond it stores what fits, and fails with ENOSPC. 0: 1 GiB.
 	Capacity int64
@@ -63,9 +69,12 @@ type Disk struct {
 	boot    int       // files opened in an earlier one are gone
 }
 
-// A node is a file or a directory.
+// A node is a file, a directory or a device.
 type node struct {
 	dir     bool
+	fat     bool  // a directory of a FAT file system
+	device  int64 // bytes of a block device or raw flash; 0: none
+	erase   int64 // bytes that raw flash erases at once; 0: no flash
 	mode    fs.FileMode
 	cache   pages
 	medium  pages
@@ -179,7 +188,7 @@ func (d *Disk) Clone() *Disk {
 		if c, ok := copies[n]; ok {
 			return c
 		}
-		c := &node{dir: n.dir, mode: n.mode, cache: n.cache.clone(), medium: n.medium.clone(), pending: append([]change(nil), n.pending...)}
+		c := &node{dir: n.dir, fat: n.fat, device: n.device, erase: n.erase, mode: n.mode, cache: n.cache.clone(), medium: n.medium.clone(), pending: append([]change(nil), n.pending...)}
 		copies[n] = c
 		return c
 	}
@@ -190,7 +199,7 @@ func (d *Disk) Clone() *Disk {
 		}
 		return c
 	}
-	c := &Disk{Capacity: d.Capacity, names: all(d.names), stable: all(d.stable), down: d.down}
+	c := &Disk{Capacity: d.Capacity, Handover: d.Handover, names: all(d.names), stable: all(d.stable), down: d.down}
 	for _, ch := range d.changes {
 		c.changes = append(c.changes, &nameChange{dirs: ch.dirs, set: all(ch.set)})
 	}
@@ -226,6 +235,7 @@ func (d *Disk) PowerOff(rest Rest, seed uint64) {
 	defer d.mu.Unlock()
 	c := Cut{Rest: rest, Seed: seed}
 	d.lose(c, c.chance())
+	d.Handover = ""
 	d.down = &PowerCut{c, "power off"}
 }
 
@@ -316,6 +326,7 @@ func (d *Disk) fall(name string, op operation) {
 	}
 	if !c.Agent {
 		d.lose(c, r)
+		d.Handover = ""
 	}
 	d.down = &PowerCut{c, name}
 	panic(d.down)
@@ -391,7 +402,9 @@ func (d *Disk) find(op, name string) (*node, error) {
 
 func (d *Disk) used() (n int64) {
 	for _, f := range d.names {
-		n += f.cache.size
+		if f.device == 0 {
+			n += f.cache.size
+		}
 	}
 	return n
 }

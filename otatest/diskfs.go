@@ -50,7 +50,11 @@ func (d *Disk) OpenFile(name string, flag int, perm fs.FileMode) (durable.File, 
 			return fail(err)
 		}
 	}
-	return &file{d: d, n: n, name: name, flag: flag, boot: d.boot}, nil
+	f := &file{d: d, n: n, name: name, flag: flag, boot: d.boot}
+	if n.erase > 0 {
+		return &flashFile{f}, nil
+	}
+	return f, nil
 }
 
 // parent reports whether the directory that holds name is there.
@@ -87,13 +91,16 @@ func (d *Disk) Rename(from, to string) error {
 	if old, ok := d.names[to]; ok && old.dir {
 		return fail(syscall.EISDIR)
 	}
-	err := d.effect("rename "+from+" "+to, operation{do: func() error {
+	effect := operation{do: func() error {
 		if from != to {
 			d.change(map[string]*node{from: nil, to: n}, path.Dir(from), path.Dir(to))
 		}
 		return nil
-	}})
-	if err != nil {
+	}}
+	if d.names[path.Dir(to)].fat && from != to {
+		effect = d.renameOnFAT(n, from, to)
+	}
+	if err := d.effect("rename "+from+" "+to, effect); err != nil {
 		return fail(err)
 	}
 	return nil
@@ -140,7 +147,7 @@ func (d *Disk) Mkdir(name string, perm fs.FileMode) error {
 		return fail(err)
 	}
 	err := d.effect("mkdir "+name, operation{do: func() error {
-		d.change(map[string]*node{name: {dir: true, mode: perm | fs.ModeDir}}, path.Dir(name))
+		d.change(map[string]*node{name: {dir: true, fat: d.names[path.Dir(name)].fat, mode: perm | fs.ModeDir}}, path.Dir(name))
 		return nil
 	}})
 	if err != nil {
@@ -332,17 +339,27 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 	stored := 0
 	store := func(n int) error {
 		var err error
-		if room := f.n.cache.size + f.d.room() - off; int64(n) > room {
+		room := f.n.cache.size + f.d.room() - off
+		if f.n.device > 0 {
+			room = f.n.device - off
+		}
+		if int64(n) > room {
 			n, err = int(max(room, 0)), syscall.ENOSPC
 		}
+		if f.n.erase > 0 {
+			if err := f.n.erased(p[:n], off); err != nil {
+				return err
+			}
+		}
 		f.n.write(p[:n], off)
+		f.n.through()
 		stored = n
 		return err
 	}
 	err := f.d.effect(fmt.Sprintf("write %s %d+%d", f.name, off, len(p)), operation{
 		do:     func() error { return store(len(p)) },
 		failed: func(fault Fault) { _ = store(min(fault.Short, len(p))) }, // the fault is the error
-		torn:   func(c Cut, r *rand.Rand) { f.n.tear(c, r, p, off) },
+		torn:   func(c Cut, r *rand.Rand) { f.n.tear(c, r, p, off); f.n.through() },
 	})
 	if err != nil {
 		return fail(stored, err)
@@ -356,7 +373,7 @@ func (f *file) Truncate(size int64) error {
 	if err := f.usable("truncate"); err != nil {
 		return err
 	}
-	if f.flag&(os.O_WRONLY|os.O_RDWR) == 0 || size < 0 {
+	if f.flag&(os.O_WRONLY|os.O_RDWR) == 0 || size < 0 || f.n.device > 0 {
 		return &fs.PathError{Op: "truncate", Path: f.name, Err: syscall.EINVAL}
 	}
 	if err := f.d.truncate(f.n, f.name, size); err != nil {

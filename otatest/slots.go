@@ -26,6 +26,8 @@ type SlotsUnderTest struct {
 	Reopen func() (ota.Slots, error)
 	// TellsFellBack says that the bootloader knows that it came back from a try.
 	TellsFellBack bool
+	// TellsTrial says that the bootloader knows that it is trying a slot.
+	TellsTrial bool
 	// Cuts says that what lies behind the size given to Sync is cut off, as in a
 	// file; otherwise it is left as it is, as on a partition.
 	Cuts bool
@@ -59,6 +61,7 @@ func TestSlots(t *testing.T, newSlots func(t *testing.T) SlotsUnderTest) {
 		{"power cycles change nothing", (*slotsTest).powerCycles},
 		{"try the running slot", (*slotsTest).tryRunning},
 		{"concurrent questions", (*slotsTest).concurrent},
+		{"half written is not booted", (*slotsTest).halfWritten},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			s := &slotsTest{T: t, SlotsUnderTest: newSlots(t), ctx: t.Context()}
@@ -108,6 +111,13 @@ func (s *slotsTest) wantBooted(slot string, fellBack bool) {
 	}
 	if !s.TellsFellBack && b.FellBack {
 		s.Error("got FellBack from a bootloader that cannot tell")
+	}
+}
+
+func (s *slotsTest) wantTrial(want bool) {
+	s.Helper()
+	if b := s.booted(); b.Trial != (want && s.TellsTrial) {
+		s.Errorf("got Trial %v in slot %s, want %v", b.Trial, b.Slot, want && s.TellsTrial)
 	}
 }
 
@@ -359,8 +369,10 @@ func (s *slotsTest) tryBootsOnce() {
 	s.must(s.Slots.Try(s.ctx, b.Other))
 	s.powerCycle()
 	s.wantBooted(b.Other, false)
+	s.wantTrial(true)
 	s.powerCycle() // it hangs, or its watchdog bites
 	s.wantBooted(b.Slot, true)
+	s.wantTrial(false)
 	s.powerCycle()
 	s.wantBooted(b.Slot, true)
 	s.must(s.Slots.MarkGood(s.ctx))
@@ -374,6 +386,7 @@ func (s *slotsTest) markGoodStays() {
 	s.powerCycle()
 	s.must(s.Slots.MarkGood(s.ctx))
 	s.wantBooted(b.Other, false)
+	s.wantTrial(false)
 	for range 4 {
 		s.powerCycle()
 		s.wantBooted(b.Other, false)
@@ -487,4 +500,23 @@ func (s *slotsTest) concurrent() {
 			s.Errorf("got %s, want %s", g, w)
 		}
 	}
+}
+
+// halfWritten leaves the other slot, which was good before, half written, and then
+// starts the running slot more often than any bootloader's count of attempts.
+func (s *slotsTest) halfWritten() {
+	old := s.booted()
+	s.install(s.image(6, 14))
+	s.must(s.Slots.Try(s.ctx, old.Other))
+	s.powerCycle()
+	s.must(s.Slots.MarkGood(s.ctx))
+	b := s.booted()
+	s.write(s.open(b.Other), s.image(3, 15), 0)
+	for range 9 {
+		s.powerCycle()
+		s.wantBooted(b.Slot, false)
+	}
+	s.must(s.Slots.MarkGood(s.ctx))
+	s.powerCycle()
+	s.wantBooted(b.Slot, false)
 }

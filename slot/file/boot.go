@@ -10,11 +10,11 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/internal/durable"
+	"github.com/interlock-energy/ota/slot/internal/pair"
 )
 
 const (
@@ -56,7 +56,7 @@ func (c control) encode() []byte {
 // decode believes a sector only if every field is one that encode writes: the
 // checksum is for accidents, and zeros have a valid one in some layouts.
 func decode(b []byte) (c control, ok bool) {
-	if crc32.ChecksumIEEE(b[:sectorSize-4]) != binary.LittleEndian.Uint32(b[sectorSize-4:]) {
+	if len(b) != sectorSize || crc32.ChecksumIEEE(b[:sectorSize-4]) != binary.LittleEndian.Uint32(b[sectorSize-4:]) {
 		return c, false
 	}
 	c = control{
@@ -88,19 +88,14 @@ func (b bootControl) load() (control, error) {
 // read returns the newest valid copy, and which of the two it is. It reads past
 // the cache: after a sync that failed, the cache can show what is not on the medium.
 func (b bootControl) read() (c control, newest int, err error) {
-	f, err := b.fsys.OpenFile(b.path, os.O_RDONLY|durable.Direct, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return c, 0, fmt.Errorf("%w: %w; format the device", errNoControl, err)
-	}
-	if err != nil {
-		return c, 0, err
-	}
-	defer f.Close() // only read: nothing can be lost
 	newest = -1
 	var unreadable error
 	for i := range 2 {
-		sector := make([]byte, sectorSize)
-		if _, err := f.ReadAt(sector, int64(i)*copyDistance); err != nil && err != io.EOF {
+		sector, err := durable.ReadRange(b.fsys, b.path, int64(i)*copyDistance, sectorSize)
+		if errors.Is(err, fs.ErrNotExist) {
+			return c, 0, fmt.Errorf("%w: %w; format the device", errNoControl, err)
+		}
+		if err != nil && err != io.EOF {
 			unreadable = errors.Join(unreadable, err)
 			continue
 		}
@@ -115,7 +110,8 @@ func (b bootControl) read() (c control, newest int, err error) {
 }
 
 // update changes the boot control. When it returns nil, the change is on the
-// medium, twice; a cut at any moment leaves the old state or the new one.
+// medium, twice; a cut at any moment leaves the old state or the new one. What is
+// there already, in both copies, is not written again.
 func (b bootControl) update(change func(*control) error) error {
 	if err := b.try(change); err != nil {
 		return fmt.Errorf("write boot control %s: %w", b.path, err)
@@ -124,65 +120,42 @@ func (b bootControl) update(change func(*control) error) error {
 }
 
 func (b bootControl) try(change func(*control) error) error {
-	f, err := b.fsys.OpenFile(b.path, os.O_RDWR, 0)
+	if err := durable.SyncFile(b.fsys, b.path); err != nil {
+		return pair.FlashError(err)
+	}
+	c, newest, err := b.read()
 	if err != nil {
 		return err
 	}
-	err = func() error {
-		// A process that was killed may have left a copy in the cache only. It must
-		// be on the medium before the other copy, perhaps the last good one, is
-		// written over.
-		if err := f.Sync(); err != nil {
-			return flashError(err)
+	was := c
+	if err := change(&c); err != nil {
+		return err
+	}
+	if c == was && b.twice(c) {
+		return nil
+	}
+	c.seq++
+	return b.store(c, newest)
+}
+
+// twice reports whether both copies on the medium are c.
+func (b bootControl) twice(c control) bool {
+	for i := range int64(2) {
+		sector, err := durable.ReadRange(b.fsys, b.path, i*copyDistance, sectorSize)
+		if err != nil || !bytes.Equal(sector, c.encode()) {
+			return false
 		}
-		c, newest, err := b.read()
-		if err != nil {
-			return err
-		}
-		if err := change(&c); err != nil {
-			return err
-		}
-		c.seq++
-		return b.store(f, c, newest)
-	}()
-	return errors.Join(err, f.Close())
+	}
+	return true
 }
 
 // store writes c over the copy that is older or damaged, and then, once that is
 // on the medium, over the newest. So both are the same again, and either may rot.
-func (b bootControl) store(f durable.File, c control, newest int) error {
-	sector := c.encode()
+func (b bootControl) store(c control, newest int) error {
 	for _, i := range []int{1 - newest, newest} {
-		off := int64(i) * copyDistance
-		n, err := f.WriteAt(sector, off)
-		if err == nil && n != len(sector) {
-			err = io.ErrShortWrite
+		if err := durable.WriteRange(b.fsys, b.path, int64(i)*copyDistance, c.encode()); err != nil {
+			return pair.FlashError(err)
 		}
-		if err == nil {
-			err = f.Sync()
-		}
-		if err != nil {
-			return flashError(err)
-		}
-		if err := b.compare(sector, off); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (b bootControl) compare(want []byte, off int64) error {
-	f, err := b.fsys.OpenFile(b.path, os.O_RDONLY|durable.Direct, 0)
-	if err != nil {
-		return flashError(err)
-	}
-	defer f.Close() // only read: nothing can be lost
-	got := make([]byte, len(want))
-	if _, err := f.ReadAt(got, off); err != nil {
-		return flashError(err)
-	}
-	if !bytes.Equal(got, want) {
-		return fmt.Errorf("%w: copy at %d reads back other bytes than were written", ota.ErrFlashWrite, off)
 	}
 	return nil
 }
@@ -199,11 +172,7 @@ func (b bootControl) create(c control) error {
 	if err != nil || info.Mode().IsRegular() {
 		return durable.WriteFile(b.fsys, b.path, whole, 0o600)
 	}
-	f, err := b.fsys.OpenFile(b.path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	return errors.Join(b.store(f, c, 0), f.Close())
+	return b.store(c, 0)
 }
 
 // PowerOn does what a bootloader does when the device gets its power: it counts
@@ -263,8 +232,8 @@ func (s *Slots) PowerOn(ctx context.Context) (slot string, err error) {
 
 // powerOnWithout picks a slot although nobody knows which one is good.
 func (s *Slots) powerOnWithout(cause error) (string, error) {
-	for i, slot := range []string{SlotA, SlotB} {
-		if !s.holds(i) {
+	for _, slot := range s.pair.Names() {
+		if !s.pair.Holds(slot) {
 			continue
 		}
 		// The count of boots is lost too. From a random number on, it gives ids that
@@ -279,28 +248,6 @@ func (s *Slots) powerOnWithout(cause error) (string, error) {
 		return slot, nil
 	}
 	return "", fmt.Errorf("power on: %w, and no slot holds an image: format the device", cause)
-}
-
-// holds reports whether there is something in every component of a slot: not
-// nothing, and not flash or a disk that was never written.
-func (s *Slots) holds(slot int) bool {
-	for _, name := range s.cfg.names() {
-		begin := make([]byte, 4096)
-		f, err := s.fsys.OpenFile(s.cfg.Components[name][slot], os.O_RDONLY, 0)
-		if err != nil {
-			return false
-		}
-		n, err := f.ReadAt(begin, 0)
-		f.Close() // only read: nothing can be lost
-		if err != nil && err != io.EOF {
-			return false
-		}
-		begin = begin[:n]
-		if len(bytes.Trim(begin, "\x00")) == 0 || len(bytes.Trim(begin, "\xff")) == 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // Format makes a new device with images, one for each component, in slot A, which
@@ -329,7 +276,7 @@ func (s *Slots) format(images map[string]io.Reader) error {
 			return fmt.Errorf("%w: there is no component %s", ota.ErrIncompatible, name)
 		}
 	}
-	for _, name := range s.cfg.names() {
+	for _, name := range s.pair.Components() {
 		if images[name] == nil {
 			return fmt.Errorf("there is no image for component %s", name)
 		}
@@ -341,7 +288,7 @@ func (s *Slots) format(images map[string]io.Reader) error {
 		return err
 	}
 	dirs := []string{filepath.Dir(s.cfg.BootFile)}
-	for _, name := range s.cfg.names() {
+	for _, name := range s.pair.Components() {
 		dirs = append(dirs, filepath.Dir(s.cfg.Components[name][0]), filepath.Dir(s.cfg.Components[name][1]))
 	}
 	for _, dir := range dirs {
@@ -349,7 +296,7 @@ func (s *Slots) format(images map[string]io.Reader) error {
 			return err
 		}
 	}
-	for _, name := range s.cfg.names() {
+	for _, name := range s.pair.Components() {
 		if err := s.writeFactory(name, images[name]); err != nil {
 			return err
 		}
@@ -358,7 +305,7 @@ func (s *Slots) format(images map[string]io.Reader) error {
 }
 
 func (s *Slots) writeFactory(component string, image io.Reader) error {
-	slot, err := s.slot(component, SlotA)
+	slot, err := s.open(component, SlotA, false)
 	if err != nil {
 		return err
 	}

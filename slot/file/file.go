@@ -22,17 +22,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"maps"
-	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync"
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/internal/durable"
+	"github.com/interlock-energy/ota/slot/internal/pair"
 )
 
 // Names of the slots.
@@ -68,7 +65,7 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// fill sets the defaults, and refuses what would let two things share a place.
+// fill sets the defaults.
 func (c *Config) fill() error {
 	if c.Dir == "" && (c.BootFile == "" || len(c.Components) == 0) {
 		return errors.New("no directory is given")
@@ -80,59 +77,8 @@ func (c *Config) fill() error {
 		c.Components = map[string][2]string{"controller": {
 			filepath.Join(c.Dir, "a", "controller.img"), filepath.Join(c.Dir, "b", "controller.img")}}
 	}
-	if c.Capacity < 0 {
-		return fmt.Errorf("capacity is %d bytes, want 0 or more", c.Capacity)
-	}
 	if c.Log == nil {
 		c.Log = slog.Default()
-	}
-	places := map[string]string{filepath.Clean(c.BootFile): "boot control"}
-	for _, name := range c.names() {
-		if err := ota.CheckName(name); err != nil {
-			return fmt.Errorf("component: %w", err)
-		}
-		for i, path := range c.Components[name] {
-			what := fmt.Sprintf("slot %s of component %s", string(rune('A'+i)), name)
-			if path == "" {
-				return fmt.Errorf("%s has no place", what)
-			}
-			if other, ok := places[filepath.Clean(path)]; ok {
-				return fmt.Errorf("%s and %s are both in %s", other, what, path)
-			}
-			places[filepath.Clean(path)] = what
-		}
-	}
-	return nil
-}
-
-// names returns the components in order, so that effects come in the same order every time.
-func (c *Config) names() []string { return slices.Sorted(maps.Keys(c.Components)) }
-
-// distinct refuses places that are one file under two names, by a link.
-func distinct(fsys durable.FS, c *Config) error {
-	type place struct {
-		path string
-		info fs.FileInfo
-	}
-	var seen []place
-	paths := []string{c.BootFile}
-	for _, name := range c.names() {
-		paths = append(paths, c.Components[name][0], c.Components[name][1])
-	}
-	for _, path := range paths {
-		info, err := fsys.Stat(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		for _, p := range seen {
-			if os.SameFile(p.info, info) {
-				return fmt.Errorf("%s and %s are the same file", p.path, path)
-			}
-		}
-		seen = append(seen, place{path, info})
 	}
 	return nil
 }
@@ -141,6 +87,7 @@ func distinct(fsys durable.FS, c *Config) error {
 type Slots struct {
 	cfg  Config
 	fsys durable.FS
+	pair *pair.Pair
 
 	mu       sync.Mutex // of the boot control
 	powerOns int        // by this value, which makes slots opened before unwritable
@@ -154,10 +101,11 @@ func OpenOn(fsys durable.FS, cfg Config) (*Slots, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, fmt.Errorf("open file slots: %w", err)
 	}
-	if err := distinct(fsys, &cfg); err != nil {
+	p, err := pair.New(fsys, pair.Config{Components: cfg.Components, Capacity: cfg.Capacity, Reserved: map[string]string{"boot control": cfg.BootFile}})
+	if err != nil {
 		return nil, fmt.Errorf("open file slots: %w", err)
 	}
-	return &Slots{cfg: cfg, fsys: fsys}, nil
+	return &Slots{cfg: cfg, fsys: fsys, pair: p}, nil
 }
 
 // Booted implements [ota.Slots]. Without Config.Booted it is an error before the
@@ -181,7 +129,7 @@ func (s *Slots) booted(ctx context.Context) (ota.Boot, error) {
 		if c.booted == noSlot {
 			return ota.Boot{}, fmt.Errorf("the device %s was never powered on: call PowerOn first", s.cfg.BootFile)
 		}
-		return ota.Boot{Slot: string(c.booted), Other: string(other(c.booted)), ID: strconv.FormatUint(c.boots, 10), FellBack: c.fellBack}, nil
+		return ota.Boot{Slot: string(c.booted), Other: string(other(c.booted)), ID: strconv.FormatUint(c.boots, 10), FellBack: c.fellBack, Trial: c.booted != c.good}, nil
 	}
 	if err != nil && !errors.Is(err, errNoControl) {
 		return ota.Boot{}, err
@@ -190,10 +138,34 @@ func (s *Slots) booted(ctx context.Context) (ota.Boot, error) {
 	if err != nil {
 		return ota.Boot{}, err
 	}
-	if slot != SlotA && slot != SlotB {
-		return ota.Boot{}, fmt.Errorf("slot %q is booted, want A or B", slot)
+	b, bootErr := s.pair.Booted(slot, id)
+	b.FellBack, b.Trial = c.fellBack, err == nil && slot != string(c.good)
+	return b, bootErr
+}
+
+// Open implements [ota.Slots]. It changes nothing: a file is created by the first
+// write to it. A block device that is mounted cannot be written.
+func (s *Slots) Open(ctx context.Context, component, slot string) (ota.Slot, error) {
+	b, err := s.Booted(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open slot %s: %w", slot, err)
 	}
-	return ota.Boot{Slot: slot, Other: string(other(slot[0])), ID: id, FellBack: c.fellBack}, nil
+	return s.open(component, slot, slot == b.Slot)
+}
+
+// open opens a slot that may be written until the next PowerOn.
+func (s *Slots) open(component, slot string, running bool) (ota.Slot, error) {
+	s.mu.Lock()
+	opened := s.powerOns
+	s.mu.Unlock()
+	return s.pair.Open(component, slot, pair.Options{Running: running, Writable: func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.powerOns != opened {
+			return errors.New("the device was powered on since it was opened: open it again")
+		}
+		return nil
+	}})
 }
 
 // Try implements [ota.Slots]. To try the running slot is an error.

@@ -82,7 +82,7 @@ func device(t *testing.T, fsys durable.FS, cfg file.Config, cycle func()) otates
 		t.Fatal(err)
 	}
 	return otatest.SlotsUnderTest{
-		Slots: slots, TellsFellBack: true, Cuts: true,
+		Slots: slots, TellsFellBack: true, TellsTrial: true, Cuts: true,
 		PowerCycle: func() (ota.Slots, error) { cycle(); return boot() },
 		Reopen:     func() (ota.Slots, error) { return file.OpenOn(fsys, cfg) },
 	}
@@ -265,7 +265,7 @@ func TestBootedHook(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := s.Booted(t.Context()); got != (ota.Boot{Slot: "B", Other: "A", ID: "5f0c"}) || err != nil {
+	if got, err := s.Booted(t.Context()); got != (ota.Boot{Slot: "B", Other: "A", ID: "5f0c", Trial: true}) || err != nil {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	if err := s.MarkGood(t.Context()); err != nil {

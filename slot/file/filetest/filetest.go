@@ -35,7 +35,7 @@ func (Backend) PowerOn(d *otatest.Disk) (string, error) {
 }
 
 // Slots implements [otatest.Backend].
-func (Backend) Slots(d *otatest.Disk, restart func(context.Context) error) (ota.Slots, error) {
+func (Backend) Slots(d *otatest.Disk, _ otatest.Boot, restart func(context.Context) error) (ota.Slots, error) {
 	return file.OpenOn(d, file.Config{Dir: dir, Restart: restart})
 }
 

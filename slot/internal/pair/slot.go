@@ -1,7 +1,6 @@
-package file
+package pair
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/internal/durable"
@@ -21,47 +19,54 @@ import (
 // O_DIRECT in pieces of 64 KiB.
 const earlyStep = 1 << 20
 
-// Open implements [ota.Slots]. It changes nothing: a file is created by the first
-// write to it. A block device that is mounted cannot be written.
-func (s *Slots) Open(ctx context.Context, component, name string) (ota.Slot, error) {
-	b, err := s.Booted(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("open slot %s: %w", name, err)
-	}
-	slot, err := s.slot(component, name)
-	if err != nil {
-		return nil, fmt.Errorf("open slot %s: %w", name, err)
-	}
-	slot.running = name == b.Slot
-	return slot, nil
+// Options of [Pair.Open].
+type Options struct {
+	Running bool // the slot runs, and may only be read
+
+	// Prepare is called before something is written or synced for the first time
+	// through this slot: the bootloader must not boot what is half written. Nothing is
+	// written after its error. May be nil.
+	Prepare func() error
+
+	// Writable is asked before every write and sync, and refuses it with an error:
+	// whoever plays the bootloader may have started the slot by now. May be nil.
+	Writable func() error
 }
 
-func (s *Slots) slot(component, name string) (*slot, error) {
-	paths, ok := s.cfg.Components[component]
+// Open opens component's place in slot. It changes nothing: a file is created by
+// the first write to it. A block device that is mounted cannot be written.
+func (p *Pair) Open(component, slot string, o Options) (ota.Slot, error) {
+	s, err := p.open(component, slot, o)
+	if err != nil {
+		return nil, fmt.Errorf("open slot %s: %w", slot, err)
+	}
+	return s, nil
+}
+
+func (p *Pair) open(component, name string, o Options) (*slot, error) {
+	paths, ok := p.cfg.Components[component]
 	if !ok {
-		return nil, fmt.Errorf("%w: there is no component %s, only %q", ota.ErrIncompatible, component, s.cfg.names())
+		return nil, fmt.Errorf("%w: there is no component %s, only %q", ota.ErrIncompatible, component, p.Components())
 	}
-	if name != SlotA && name != SlotB {
-		return nil, fmt.Errorf("%w: there is no slot %q, only A and B", ota.ErrIncompatible, name)
+	i, err := p.Index(name)
+	if err != nil {
+		return nil, err
 	}
-	s.mu.Lock()
-	powerOn := s.powerOns
-	s.mu.Unlock()
-	sl := &slot{slots: s, name: fmt.Sprintf("slot %s of %s", name, component), path: paths[name[0]-'A'], powerOn: powerOn}
+	sl := &slot{pair: p, Options: o, name: fmt.Sprintf("slot %s of %s", name, component), path: paths[i]}
 	return sl, sl.measure()
 }
 
 // slot is an [ota.Slot] in a file or a block device.
 type slot struct {
-	slots    *Slots
+	Options
+	pair     *Pair
 	name     string // for messages
 	path     string
-	running  bool // may only be read
-	powerOn  int  // of slots, when this was opened
 	device   bool // a block device
 	capacity int64
 
 	mu     sync.Mutex
+	ready  bool         // Prepare has returned
 	w      durable.File // nil: not written yet
 	r      durable.File // past the page cache; nil: not read since the last write
 	early  int64        // where what the medium was not yet asked to write begins
@@ -71,7 +76,7 @@ type slot struct {
 
 // measure finds out what the place is and how much it takes.
 func (s *slot) measure() error {
-	fsys := s.slots.fsys
+	fsys := s.pair.fsys
 	info, err := fsys.Stat(s.path)
 	var size int64
 	switch {
@@ -91,7 +96,7 @@ func (s *slot) measure() error {
 	default:
 		return fmt.Errorf("%s is %v, want a file or a block device", s.path, info.Mode().Type())
 	}
-	if s.capacity = s.slots.cfg.Capacity; s.capacity > 0 {
+	if s.capacity = s.pair.cfg.Capacity; s.capacity > 0 {
 		return nil
 	}
 	free, err := fsys.Free(filepath.Dir(s.path))
@@ -106,17 +111,23 @@ func (s *slot) Capacity() int64 { return s.capacity }
 
 // writable refuses to write where something runs, or may run by now.
 func (s *slot) writable() error {
-	s.slots.mu.Lock()
-	powerOn := s.slots.powerOns
-	s.slots.mu.Unlock()
 	switch {
-	case s.running:
+	case s.Running:
 		return fmt.Errorf("%w: it is running", ota.ErrFlashWrite)
-	case s.powerOn != powerOn:
-		return fmt.Errorf("%w: the device was powered on since it was opened: open it again", ota.ErrFlashWrite)
 	case s.broken != nil:
 		return fmt.Errorf("%w: an earlier sync ended in an error, so it is not known what is on the medium: open it again and read: %w", ota.ErrFlashWrite, s.broken)
 	}
+	if s.Writable != nil {
+		if err := s.Writable(); err != nil {
+			return fmt.Errorf("%w: %w", ota.ErrFlashWrite, err)
+		}
+	}
+	if !s.ready && s.Prepare != nil {
+		if err := s.Prepare(); err != nil {
+			return err
+		}
+	}
+	s.ready = true
 	return nil
 }
 
@@ -134,17 +145,17 @@ func (s *slot) WriteAt(p []byte, off int64) (n int, err error) {
 		return 0, fail(fmt.Errorf("%w: %d bytes end beyond its capacity of %d", ota.ErrInsufficientSpace, len(p), s.capacity))
 	}
 	if err := s.openToWrite(true); err != nil {
-		return 0, fail(flashError(err))
+		return 0, fail(FlashError(err))
 	}
 	if err := s.stopReading(); err != nil {
-		return 0, fail(flashError(err))
+		return 0, fail(FlashError(err))
 	}
 	n, err = s.w.WriteAt(p, off)
 	if err == nil && n != len(p) {
 		err = io.ErrShortWrite
 	}
 	if err != nil {
-		return n, fail(flashError(err))
+		return n, fail(FlashError(err))
 	}
 	s.begin(off, int64(n))
 	return n, nil
@@ -176,7 +187,7 @@ func (s *slot) openToWrite(create bool) (err error) {
 	case create:
 		flag |= os.O_CREATE
 	}
-	s.w, err = s.slots.fsys.OpenFile(s.path, flag, 0o600)
+	s.w, err = s.pair.fsys.OpenFile(s.path, flag, 0o600)
 	return err
 }
 
@@ -195,7 +206,7 @@ func (s *slot) ReadAt(p []byte, off int64) (n int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.r == nil {
-		s.r, err = s.slots.fsys.OpenFile(s.path, os.O_RDONLY|durable.Direct, 0)
+		s.r, err = s.pair.fsys.OpenFile(s.path, os.O_RDONLY|durable.Direct, 0)
 		if errors.Is(err, fs.ErrNotExist) {
 			return 0, io.EOF
 		}
@@ -204,7 +215,7 @@ func (s *slot) ReadAt(p []byte, off int64) (n int, err error) {
 		n, err = s.r.ReadAt(p, off)
 	}
 	if err != nil && err != io.EOF {
-		return n, fmt.Errorf("read %s at %d: %w", s.name, off, flashError(err))
+		return n, fmt.Errorf("read %s at %d: %w", s.name, off, FlashError(err))
 	}
 	return n, err
 }
@@ -223,31 +234,31 @@ func (s *slot) sync(size int64) error {
 		return err
 	}
 	if err := s.openToWrite(false); err != nil {
-		return flashError(err)
+		return FlashError(err)
 	}
 	if err := s.stopReading(); err != nil {
-		return flashError(err)
+		return FlashError(err)
 	}
 	there, err := s.w.Size()
 	if err != nil {
-		return flashError(err)
+		return FlashError(err)
 	}
 	if size < 0 || size > there {
 		return fmt.Errorf("%w: only %d bytes were written", ota.ErrFlashWrite, there)
 	}
 	if !s.device && size < there {
 		if err := s.w.Truncate(size); err != nil {
-			return flashError(err)
+			return FlashError(err)
 		}
 	}
 	err = s.w.Sync()
 	if err == nil && !s.device {
 		// Also if this process has not created it: an earlier one that was killed may have.
-		err = s.slots.fsys.SyncDir(filepath.Dir(s.path))
+		err = s.pair.fsys.SyncDir(filepath.Dir(s.path))
 	}
 	if err != nil {
 		s.broken = err
-		return flashError(err)
+		return FlashError(err)
 	}
 	return nil
 }
@@ -263,17 +274,7 @@ func (s *slot) Close() error {
 	}
 	s.w, s.r = nil, nil
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("close %s: %w", s.name, flashError(err))
+		return fmt.Errorf("close %s: %w", s.name, FlashError(err))
 	}
 	return nil
-}
-
-// flashError gives an error of the medium its code.
-func flashError(err error) error {
-	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
-		if errors.Is(err, full) {
-			return fmt.Errorf("%w: %w", ota.ErrInsufficientSpace, err)
-		}
-	}
-	return fmt.Errorf("%w: %w", ota.ErrFlashWrite, err)
 }

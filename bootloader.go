@@ -1,0 +1,83 @@
+package ota
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// keepRetry is the pause after a bootloader could not be told that the running
+// slot is still good. Those that count give a slot three starts or more.
+const keepRetry = time.Minute
+
+// keep tells the bootloader that the running slot is still good, once in each
+// process. One that counts every start would leave it otherwise after some, with a
+// half-written slot as the only other. It comes after what was booted is in the
+// record, because it may wipe out what the bootloader says of that.
+func (m *Manager) keep(ctx context.Context, r Record, b Boot) error {
+	if m.kept {
+		return nil
+	}
+	switch r.State {
+	case Idle, Available:
+	case Fetching, Staged:
+		if b.Slot == r.Slot {
+			return nil // on trial by somebody else's hand
+		}
+	default:
+		return nil
+	}
+	if err := m.cfg.Slots.MarkGood(ctx); err != nil {
+		m.cfg.Log.Error("tell the bootloader that the running slot is good, trying again", "slot", b.Slot, "error", err)
+		return err
+	}
+	m.kept = true
+	return nil
+}
+
+// probe asks whether the bootloader of this unit comes back, and shows the answer.
+func (m *Manager) probe(ctx context.Context) {
+	seen := Rollback{State: RollbackUnknown, Why: "this kind of slots cannot tell"}
+	if p, ok := m.cfg.Slots.(Prober); ok {
+		var err error
+		if seen, err = p.Probe(ctx); err != nil {
+			seen = Rollback{State: RollbackUnknown, Why: err.Error()}
+		}
+	}
+	if seen.State == RollbackBroken {
+		m.cfg.Log.Error("the bootloader of this unit does not come back from a slot that fails", "why", seen.Why)
+	}
+	m.mu.Lock()
+	m.snap.Bootloader = seen
+	m.mu.Unlock()
+}
+
+// protected refuses to install where a release that fails would stay.
+func (m *Manager) protected() error {
+	seen := m.Snapshot().Bootloader
+	if seen.State != RollbackBroken || m.cfg.Unprotected || m.cfg.NoRollback {
+		return nil
+	}
+	return &Refusal{Code: ErrIncompatible, Reason: "the bootloader of this unit does not come back from a slot that fails: " + seen.Why}
+}
+
+// unloaded leaves firmware on trial that cannot read the record, after
+// RollbackTimeout: nobody can prove it, and the bootloader knows that it is on
+// trial. Elsewhere there is nothing to return to, and the error is all there is.
+func (m *Manager) unloaded(ctx context.Context, b Boot, err error) error {
+	if m.cfg.NoRollback || !b.Trial {
+		return err
+	}
+	if m.unsavedSince.IsZero() {
+		m.unsavedSince = time.Now()
+	}
+	if time.Since(m.unsavedSince) < m.cfg.RollbackTimeout {
+		return err
+	}
+	m.cfg.Log.Error("firmware on trial cannot read the record, going back", "slot", b.Other, "error", err)
+	if bootErr := m.cfg.Slots.Reboot(ctx); bootErr != nil {
+		return fmt.Errorf("%w; restart: %w", err, bootErr)
+	}
+	m.unsavedSince = time.Now()
+	return err
+}
