@@ -1,8 +1,19 @@
 package image
 
 import (
+	"bytes"
 	"crypto"
-	"errors"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math/big"
+	"slices"
 )
 
 // Signature is the signature sector of Secure Boot v2.
@@ -19,16 +30,175 @@ type SignatureBlock struct {
 	Err       error    // nil: the signature holds, for the key in the block
 }
 
-// KeyDigest returns the SHA-256 of a public key in the form that a chip's eFuses
-// hold and [Options.KeyDigests] wants. The key is RSA-3072 or ECDSA P-256 or P-384.
-func KeyDigest(public crypto.PublicKey) ([32]byte, error) {
-	return [32]byte{}, errors.ErrUnsupported
+// The layout of a block, in bytes: ets_secure_boot_sig_block_t and
+// esp_secure_boot_sig_block_t of esp_secure_boot.h, secure_boot.h in the ROM.
+const (
+	sigMagic   = 0xE7
+	sigRSA     = 2 // versions
+	sigECDSA   = 3
+	sigBlock   = 1216
+	maxBlocks  = 3
+	sigCRC     = 1196     // of all bytes before
+	sigKey     = 36       // P-384: sigKey384
+	sigKey384  = 52       //
+	rsaBytes   = 3072 / 8 //
+	rsaKeySize = 776      // n, e, 2^6144 mod n and -1/n mod 2^32
+	curveP192  = 1
+	curveP256  = 2
+	curveP384  = 3
+)
+
+// signature reads what is behind the image proper: padding to a sector, and one
+// to three blocks. If nobody asks for a signature, the image needs none, and
+// other bytes in that place are the remains of something else.
+func (s *scanner) signature(info *Info, o Options) error {
+	base := (s.at + SectorSize - 1) &^ (SectorSize - 1)
+	sector := make([]byte, maxBlocks*sigBlock)
+	if base+SectorSize > s.size || s.max > 0 && base+SectorSize > s.max {
+		clear(sector) // no place for one
+	} else if err := readFull(s.r, sector, base); err != nil {
+		return err
+	}
+	sig := &Signature{Offset: base}
+	var blocks [][]byte
+	for b := range slices.Chunk(sector, sigBlock) {
+		if b[0] != sigMagic || b[1] != sigRSA && b[1] != sigECDSA || b[2] > 1 || b[3] != 0 {
+			break // the first that is not there ends the list
+		}
+		blocks = append(blocks, b)
+	}
+	if len(blocks) == 0 {
+		if len(o.KeyDigests) > 0 {
+			return invalid("image is not signed for Secure Boot v2: there is no signature at offset %#x; sign it with a key that this device trusts", base)
+		}
+		return nil
+	}
+	digests, err := s.digests(base, blocks)
+	if err != nil {
+		return err
+	}
+	for _, b := range blocks {
+		sig.Blocks = append(sig.Blocks, checkBlock(b, digests, o.KeyDigests))
+	}
+	info.Signature, info.End = sig, base+SectorSize
+	if len(o.KeyDigests) == 0 {
+		return nil
+	}
+	return sig.trusted()
 }
 
-// Sign returns image with padding and a signature sector for Secure Boot v2, with
-// one block for each of one to three keys: *rsa.PrivateKey of 3072 bits, or
-// *ecdsa.PrivateKey on P-256 or P-384. It is for tests and benches: what signs
-// for a production line is the vendor's espsecure or a hardware module.
-func Sign(image []byte, keys ...crypto.Signer) ([]byte, error) {
-	return nil, errors.ErrUnsupported
+// trusted reports why none of the pinned keys has signed.
+func (s *Signature) trusted() error {
+	var bad error
+	for _, b := range s.Blocks {
+		if b.Pinned && b.Err == nil {
+			return nil
+		}
+		if b.Err != nil && (bad == nil || b.Pinned) {
+			bad = b.Err
+		}
+	}
+	if bad != nil {
+		return invalid("image is not signed by a key that this device trusts: %w", bad)
+	}
+	return invalid("image is not signed by a key that this device trusts: the digest of its key is %x; sign it with another", s.Blocks[0].KeyDigest)
+}
+
+// digests are the hashes of an image with its padding, by size.
+type digests struct{ sha256, sha384 []byte }
+
+// digests returns the hashes that the blocks are about.
+func (s *scanner) digests(base int64, blocks [][]byte) (d digests, err error) {
+	pad := make([]byte, base-s.at)
+	if err := s.next(pad, "padding"); err != nil {
+		return d, err
+	}
+	d.sha256 = s.hash.Sum(nil)
+	if slices.ContainsFunc(blocks, func(b []byte) bool { return b[1] == sigECDSA && b[2] == 1 }) {
+		h := sha512.New384()
+		if _, err := io.CopyBuffer(h, struct{ io.Reader }{io.NewSectionReader(s.r, 0, base)}, s.buf); err != nil {
+			return d, fmt.Errorf("read the image: %w", err)
+		}
+		d.sha384 = h.Sum(nil)
+	}
+	return d, nil
+}
+
+// checkBlock checks one block in the order in which the least is believed: CRC,
+// hash of the image, key, signature.
+func checkBlock(b []byte, d digests, pinned [][32]byte) (r SignatureBlock) {
+	var check func() error
+	digest, want := b[4:36], d.sha256
+	switch {
+	case b[1] == sigRSA && b[2] == 0:
+		r.Scheme, r.KeyDigest = "RSA-3072", sha256.Sum256(b[sigKey:sigKey+rsaKeySize])
+		check = func() error { return checkRSA(b, want) }
+	case b[1] == sigECDSA && b[2] == 0 && b[sigKey] == curveP192:
+		r.Scheme, r.KeyDigest = "ECDSA P-192", sha256.Sum256(b[sigKey:sigKey+65])
+		check = func() error {
+			return invalid("the signature uses ECDSA P-192, which is too weak for new firmware: sign with P-256")
+		}
+	case b[1] == sigECDSA && b[2] == 0 && b[sigKey] == curveP256:
+		r.Scheme, r.KeyDigest = "ECDSA P-256", sha256.Sum256(b[sigKey:sigKey+65])
+		check = func() error { return checkECDSA(elliptic.P256(), b[sigKey+1:], want) }
+	case b[1] == sigECDSA && b[2] == 1 && b[sigKey384] == curveP384:
+		digest, want = b[4:52], d.sha384
+		r.Scheme, r.KeyDigest = "ECDSA P-384", sha256.Sum256(b[sigKey384:sigKey384+97])
+		check = func() error { return checkECDSA(elliptic.P384(), b[sigKey384+1:], want) }
+	default:
+		r.Scheme = "unknown"
+		r.Err = invalid("the signature block is of an unknown kind: version %d, hash %d, curves %d and %d", b[1], b[2], b[sigKey], b[sigKey384])
+		return r
+	}
+	r.Pinned = slices.Contains(pinned, r.KeyDigest)
+	if got, says := crc32.ChecksumIEEE(b[:sigCRC]), binary.LittleEndian.Uint32(b[sigCRC:]); got != says {
+		r.Err = invalid("the signature block is damaged: its CRC is %08x, and it says %08x", got, says)
+	} else if !bytes.Equal(digest, want) {
+		r.Err = invalid("the signature is about other bytes: the image with its padding has the hash %x, and was signed with %x", want, digest)
+	} else {
+		r.Err = check()
+	}
+	return r
+}
+
+func checkRSA(b, digest []byte) error {
+	n := new(big.Int).SetBytes(reversed(b[sigKey : sigKey+rsaBytes]))
+	e := binary.LittleEndian.Uint32(b[420:])
+	if n.BitLen() != 3072 || n.Bit(0) == 0 || e < 3 || e%2 == 0 || e > 1<<31-1 {
+		return invalid("the public key in the signature block is no RSA key of 3072 bits: it has %d bits and the exponent %d", n.BitLen(), e)
+	}
+	public := &rsa.PublicKey{N: n, E: int(e)}
+	// The chip calculates with the two numbers behind the key, and refuses what
+	// was signed well if they are wrong.
+	if !bytes.Equal(rsaKey(public), b[sigKey:sigKey+rsaKeySize]) {
+		return invalid("the public key in the signature block has wrong helper numbers: sign the image again")
+	}
+	if rsa.VerifyPSS(public, crypto.SHA256, digest, reversed(b[812:812+rsaBytes]), &rsa.PSSOptions{SaltLength: 32}) != nil {
+		return invalid("the signature does not hold: it was not made with the private key of the public key beside it")
+	}
+	return nil
+}
+
+// checkECDSA checks a signature that lies behind its public key, both of
+// little-endian numbers as wide as the curve.
+func checkECDSA(curve elliptic.Curve, b, digest []byte) error {
+	n := curve.Params().BitSize / 8
+	point := append([]byte{4}, reversed(b[:n])...)
+	public, err := ecdsa.ParseUncompressedPublicKey(curve, append(point, reversed(b[n:2*n])...))
+	if err != nil {
+		return invalid("the public key in the signature block is not on its curve")
+	}
+	b = b[2*n:]
+	r, s := new(big.Int).SetBytes(reversed(b[:n])), new(big.Int).SetBytes(reversed(b[n:2*n]))
+	if !ecdsa.Verify(public, digest, r, s) {
+		return invalid("the signature does not hold: it was not made with the private key of the public key beside it")
+	}
+	return nil
+}
+
+// reversed returns b from its end: a number of the other byte order.
+func reversed(b []byte) []byte {
+	b = slices.Clone(b)
+	slices.Reverse(b)
+	return b
 }
