@@ -13,7 +13,7 @@ func (m *Manager) activate(ctx context.Context, r Record, b Boot) (Record, error
 	back := func(err error) (Record, error) {
 		ctx, done := outlive(ctx)
 		defer done()
-		if undo := m.cfg.Slots.MarkGood(ctx); undo != nil { // forgets the Try
+		if undo := m.markGood(ctx); undo != nil { // forgets the Try
 			m.armed = "" // only taking it back is tried again, with the application at work
 			return r, bootError{fmt.Errorf("take back the try of slot %s: %w", r.Slot, undo)}
 		}

@@ -27,12 +27,18 @@ func (m *Manager) keep(ctx context.Context, r Record, b Boot) error {
 	default:
 		return nil
 	}
-	if err := m.cfg.Slots.MarkGood(ctx); err != nil {
+	if err := m.markGood(ctx); err != nil {
 		m.cfg.Log.Error("tell the bootloader that the running slot is good, trying again", "slot", b.Slot, "error", err)
 		return err
 	}
-	m.kept = true
 	return nil
+}
+
+// markGood also counts as what keep does.
+func (m *Manager) markGood(ctx context.Context) error {
+	err := m.cfg.Slots.MarkGood(ctx)
+	m.kept = m.kept || err == nil
+	return err
 }
 
 // probe asks whether the bootloader of this unit comes back, and shows the answer.

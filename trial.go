@@ -129,7 +129,7 @@ type verdict struct {
 // is marked good: the other way round, a device that still has to go back could
 // not.
 func (m *Manager) proven(ctx context.Context, r Record, b Boot) (Record, error) {
-	if err := m.cfg.Slots.MarkGood(ctx); err != nil {
+	if err := m.markGood(ctx); err != nil {
 		return r, bootError{fmt.Errorf("mark slot %s good: %w", b.Slot, err)}
 	}
 	was := r.Running
@@ -157,7 +157,7 @@ func (m *Manager) rollBack(ctx context.Context, r Record, b Boot) (Record, error
 		result, why = Aborted, ErrAborted
 	}
 	if b.Slot != r.Slot {
-		if err := m.cfg.Slots.MarkGood(ctx); err != nil {
+		if err := m.markGood(ctx); err != nil {
 			return r, bootError{fmt.Errorf("mark slot %s good: %w", b.Slot, err)}
 		}
 		return m.end(r, b, result, why), nil

@@ -2,7 +2,7 @@ package otatest
 
 import (
 	"os"
-	"os/exec"
+	"path/filepath"
 	"testing"
 )
 
@@ -11,13 +11,10 @@ import (
 // does after it has installed them all, fails.
 func Tool(t testing.TB, name string) string {
 	t.Helper()
-	path, err := exec.LookPath(name)
-	if err == nil {
-		return path
-	}
-	for _, dir := range []string{"/usr/sbin/", "/sbin/"} { // not in everybody's PATH
-		if _, err := os.Stat(dir + name); err == nil {
-			return dir + name
+	dirs := append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin") // not in everybody's PATH
+	for _, dir := range dirs {
+		if info, err := os.Stat(filepath.Join(dir, name)); err == nil && info.Mode()&0o111 != 0 && !info.IsDir() {
+			return filepath.Join(dir, name)
 		}
 	}
 	if os.Getenv("INTERLOCK_TOOLS") == "1" {

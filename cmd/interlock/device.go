@@ -102,6 +102,7 @@ func printStatus(e *env, s *control.Status) error {
 		[2]string{"newest offered", n.Latest},
 		[2]string{"last update", last},
 		[2]string{"roll back", rollback},
+		[2]string{"bootloader", bootloader(n.Bootloader)},
 		[2]string{"battery", battery},
 		[2]string{"reports", when(n.Unsent > 0, strconv.Itoa(n.Unsent)+" not delivered yet, they are kept")},
 		[2]string{"source", strings.Join(s.Agent.Sources, ", ")},
@@ -113,6 +114,19 @@ func printStatus(e *env, s *control.Status) error {
 		e.say("warning: %s", clean(w))
 	}
 	return nil
+}
+
+// bootloader says whether this unit comes back by itself, and how that is known.
+func bootloader(r ota.Rollback) string {
+	switch r.State {
+	case ota.RollbackProven:
+		return "comes back from a slot that fails: " + r.Why
+	case ota.RollbackBroken:
+		return "DOES NOT COME BACK from a slot that fails: " + r.Why
+	case ota.RollbackUnknown:
+		return "not seen to come back: " + r.Why
+	}
+	return ""
 }
 
 type deviceInfoCmd struct{ socketFlag }

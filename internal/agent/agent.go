@@ -69,7 +69,8 @@ type Agent struct {
 
 	mu               sync.Mutex
 	store            *store.File
-	slots            *file.Slots
+	slots            ota.Slots
+	player           *file.Slots  // the same, if this agent plays the bootloader
 	mgr              *ota.Manager // nil: none now
 	snap             ota.Snapshot // of the last manager, while there is none
 	sources          *sourceSet
@@ -136,7 +137,7 @@ func (a *Agent) fill() (err error) {
 		}
 		a.checks = append(a.checks, k)
 	}
-	if a.slots, err = a.newSlots(a.askRestart); err != nil {
+	if err = a.makeSlots(a.askRestart); err != nil {
 		return err
 	}
 	version := "0"
@@ -234,7 +235,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 // runs. Boot control on a block device has no place for a lock.
 func (a *Agent) lockSlots() (io.Closer, error) {
 	boot := orDefault(a.cfg.Slot.BootFile, filepath.Join(a.cfg.Slot.Dir, "boot"))
-	if strings.HasPrefix(boot, "/dev/") {
+	if a.cfg.Slot.Kind != "file" || strings.HasPrefix(boot, "/dev/") {
 		return io.NopCloser(nil), nil
 	}
 	if err := os.MkdirAll(filepath.Dir(boot), 0o700); err != nil {
@@ -344,7 +345,7 @@ func (a *Agent) managerConfig(ctx context.Context, version string, src ota.Sourc
 		},
 		Hooks: a.hooks(ctx), Suspend: a.suspend,
 		StartupDelay: time.Duration(valueOr(c.StartupDelay, Duration(10*time.Second))), Automatic: c.AutomaticUpdate,
-		NoRollback: !valueOr(c.AllowRollback, true), RollbackTimeout: c.rollbackTimeout(),
+		NoRollback: !valueOr(c.AllowRollback, true), Unprotected: c.Slot.Unprotected, RollbackTimeout: c.rollbackTimeout(),
 		ValidationTime: time.Duration(valueOr(c.ValidationTime, Duration(10*time.Second))), MaxTries: c.MaxTries,
 		Retries: valueOr(c.Retries, 3), RetryDelay: time.Duration(c.RetryDelay), StallTimeout: time.Duration(c.StallTimeout),
 		MaxBackoff: time.Duration(c.MaxBackoff), VerifyMD5: c.VerifyMD5, BuildTime: c.Built, Log: a.log,

@@ -109,6 +109,16 @@ func (s watchedSlots) Reboot(ctx context.Context) error {
 	return s.Slots.Reboot(ctx)
 }
 
+// Probe implements [ota.Prober].
+func (s watchedSlots) Probe(ctx context.Context) (ota.Rollback, error) {
+	p, ok := s.Slots.(ota.Prober)
+	if !ok {
+		return ota.Rollback{State: ota.RollbackUnknown, Why: "this kind of slots cannot tell"}, nil
+	}
+	defer s.l.enter("asking what the bootloader did")()
+	return p.Probe(ctx)
+}
+
 type watchedSlot struct {
 	ota.Slot
 	l *alive

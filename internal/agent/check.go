@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -124,9 +125,13 @@ const stallTimeout = 2 * time.Minute
 
 func (s *Slot) check() error {
 	switch {
-	case s.Kind != "file": // newSlots says what is wrong
+	case !slices.Contains(slotKinds, s.Kind): // makeSlots says what is wrong
 		return nil
-	case s.Dir == "" && (len(s.Components) == 0 || s.BootFile == ""):
+	case s.Kind != "file" && (s.Run || s.Dir != "" || s.BootFile != "" || s.Factory != ""):
+		return fmt.Errorf("slot.run, slot.dir, slot.boot_file and slot.factory are for kind file, and the kind is %s; remove them", s.Kind)
+	case s.Kind != "file" && len(s.Components) == 0 && s.Kind != "esp32":
+		return errors.New("slot.components is missing: the files or block devices of slots A and B, for each component")
+	case s.Kind == "file" && s.Dir == "" && (len(s.Components) == 0 || s.BootFile == ""):
 		return errors.New("slot.dir is missing, or slot.components and slot.boot_file instead")
 	case s.Run && (len(s.Booted.Command) > 0 || s.Booted.Cmdline != "" || len(s.Reboot) > 0):
 		return errors.New("slot.run makes the agent the bootloader, so slot.booted and slot.reboot have nothing to say; remove them")
@@ -136,7 +141,7 @@ func (s *Slot) check() error {
 		return nil
 	case len(s.Booted.Command) > 0 && s.Booted.Cmdline != "":
 		return errors.New("slot.booted.command and slot.booted.cmdline are both given; keep one")
-	case len(s.Booted.Command) == 0 && s.Booted.Cmdline == "":
+	case len(s.Booted.Command) == 0 && s.Booted.Cmdline == "" && s.Kind == "file":
 		return errors.New("nobody says which slot is booted: set slot.run, slot.booted.command or slot.booted.cmdline")
 	case len(s.Reboot) == 0:
 		return errors.New("slot.reboot is missing: the command that restarts the device, for example [systemctl, reboot]")

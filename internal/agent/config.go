@@ -182,6 +182,8 @@ type Slot struct {
 	StartTimeout Duration `yaml:"start_timeout"` // until the firmware says its version; default 10s
 	StopGrace    Duration `yaml:"stop_grace"`    // between asking it to stop and killing it; default 5s
 
+	Unprotected bool `yaml:"unprotected"` // install although the bootloader was seen not to come back; default false
+
 	Booted Booted  `yaml:"booted"` // who else knows what is booted
 	Reboot Command `yaml:"reboot"` // restarts the device
 }

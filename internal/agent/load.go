@@ -136,7 +136,7 @@ var knownKeys = map[string][]string{
 	"Hook":     {"command", "timeout"},
 	"Logs":     {"level", "console", "file"},
 	"LogFile":  {"path", "max_size", "files", "level"},
-	"Slot":     {"kind", "dir", "components", "boot_file", "capacity", "run", "component", "factory", "start_timeout", "stop_grace", "booted", "reboot"},
+	"Slot":     {"kind", "dir", "components", "boot_file", "capacity", "run", "component", "factory", "start_timeout", "stop_grace", "unprotected", "booted", "reboot"},
 	"Booted":   {"command", "cmdline"},
 	"Control":  {"socket"},
 	"Watchdog": {"max_call"},

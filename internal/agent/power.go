@@ -55,7 +55,7 @@ func (a *Agent) boot(ctx context.Context) error {
 	case <-a.restart: // asked for by what is gone already
 	default:
 	}
-	slot, bootErr := a.slots.PowerOn(ctx)
+	slot, bootErr := a.player.PowerOn(ctx)
 	if slot == "" {
 		return bootErr
 	}

@@ -2,12 +2,10 @@ package agent
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -16,7 +14,6 @@ import (
 	"github.com/interlock-energy/ota/gate"
 	"github.com/interlock-energy/ota/gate/bms"
 	"github.com/interlock-energy/ota/gate/bms/bmshttp"
-	"github.com/interlock-energy/ota/slot/file"
 	"github.com/interlock-energy/ota/source/https"
 	"github.com/interlock-energy/ota/source/media"
 )
@@ -46,35 +43,6 @@ func (a *Agent) newSource(s *Source, version string) (ota.Source, error) {
 		return nil, fmt.Errorf("kind %s is %w; known are https, media, sd_card and usb", kind, errPlanned)
 	}
 	return nil, fmt.Errorf("kind %q is not known; known are https, media, sd_card and usb; modbus, canbus and aws_iot are planned", kind)
-}
-
-// newSlots makes the device's slots. The func restarts the device.
-func (a *Agent) newSlots(restart func(context.Context) error) (*file.Slots, error) {
-	switch s := &a.cfg.Slot; s.Kind {
-	case "file":
-		return file.Open(a.fileConfig(restart))
-	case "":
-		return nil, errors.New("slot.kind is missing; known is file")
-	case "uboot", "grub", "efi", "esp32":
-		return nil, fmt.Errorf("slot.kind %s is %w; known is file", s.Kind, errPlanned)
-	default:
-		return nil, fmt.Errorf("slot.kind %q is not known; known is file; uboot, grub, efi and esp32 are planned", s.Kind)
-	}
-}
-
-func (a *Agent) fileConfig(restart func(context.Context) error) file.Config {
-	s := &a.cfg.Slot
-	c := file.Config{Dir: s.Dir, Components: s.Components, BootFile: s.BootFile, Capacity: s.Capacity, Restart: restart, Log: a.log}
-	switch {
-	case s.Run: // PowerOn writes it
-	case len(s.Booted.Command) > 0:
-		c.Booted = bootedBy(s.Booted.Command)
-	case s.Booted.Cmdline != "":
-		c.Booted = func(context.Context) (string, string, error) {
-			return bootedByCmdline("/proc/cmdline", s.Booted.Cmdline)
-		}
-	}
-	return c
 }
 
 // newReader makes the reader of the battery. It is nil for a device that says
@@ -273,64 +241,3 @@ func firstLine(b []byte) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
 	return strings.TrimSpace(line)
 }
-
-// bootedByCmdline finds the slot on the kernel's command line.
-func bootedByCmdline(path, key string) (slot, id string, err error) {
-	b, err := readProc(path)
-	if err != nil {
-		return "", "", err
-	}
-	for word := range strings.FieldsSeq(b) {
-		if v, ok := strings.CutPrefix(word, key+"="); ok {
-			id, err = bootID()
-			return strings.ToUpper(v), id, err
-		}
-	}
-	return "", "", fmt.Errorf("%s has no %s=A or %s=B: does the bootloader pass it on?", path, key, key)
-}
-
-// bootedBy finds the slot with a program of the device.
-func bootedBy(c Command) func(context.Context) (string, string, error) {
-	return func(ctx context.Context) (slot, id string, err error) {
-		out, err := c.run(ctx, 10*time.Second, nil)
-		if err != nil {
-			return "", "", fmt.Errorf("ask which slot is booted: %w", err)
-		}
-		id, err = bootID()
-		return strings.ToUpper(strings.TrimSpace(out)), id, err
-	}
-}
-
-// bootID is the kernel's, see random(4).
-func bootID() (string, error) {
-	b, err := readProc("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(b), err
-}
-
-func readProc(path string) (string, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return "", fmt.Errorf("read what the kernel says of this boot: %w", err)
-	}
-	return string(b), nil
-}
-
-// slotPath is the file of the supervised component in slot.
-func (a *Agent) slotPath(slot string) string {
-	s := &a.cfg.Slot
-	component := orDefault(s.Component, defaultComponent)
-	if paths, ok := s.Components[component]; ok {
-		return paths[slot[0]-'A']
-	}
-	return filepath.Join(s.Dir, strings.ToLower(slot), component+".img")
-}
-
-// components returns the names of the components that the slots have.
-func (a *Agent) components() []string {
-	if len(a.cfg.Slot.Components) == 0 {
-		return []string{defaultComponent}
-	}
-	return sortedKeys(a.cfg.Slot.Components)
-}
-
-const defaultComponent = "controller"

@@ -168,6 +168,19 @@ func (s *Slots) open(component, slot string, running bool) (ota.Slot, error) {
 	}})
 }
 
+// Probe implements [ota.Prober]. Without Config.Booted, what runs was started by
+// PowerOn, which counts.
+func (s *Slots) Probe(ctx context.Context) (ota.Rollback, error) {
+	if s.cfg.Booted != nil {
+		return ota.Rollback{State: ota.RollbackUnknown, Why: "the boot control file does not say what the bootloader did"}, nil
+	}
+	b, err := s.Booted(ctx)
+	if err != nil {
+		return ota.Rollback{}, err
+	}
+	return ota.Rollback{State: ota.RollbackProven, Why: "this boot was counted, number " + b.ID}, nil
+}
+
 // Try implements [ota.Slots]. To try the running slot is an error.
 func (s *Slots) Try(ctx context.Context, slot string) error {
 	s.mu.Lock()
