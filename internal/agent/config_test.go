@@ -165,7 +165,7 @@ func TestConfigErrors(t *testing.T) {
 		{"hooks: {event: {timeout: 3s}}", "hooks.event has a timeout and no command"},
 		{"hooks: {resume: {command: x, timeout: 15m}}", "hooks.resume.timeout is 15m0s, and with watchdog.max_call 10m0s the agent would count as stuck meanwhile; make one shorter or the other longer"},
 		{"suspend: never", `suspend is "never", want before_restart or before_check`},
-		{"slot: {dir: slots}", "slot.kind is missing; known is file"},
+		{"slot: {dir: slots}", "slot.kind is missing; known are file"},
 		{"slot: {kind: tape}", `slot.kind "tape" is not known; known are file`},
 		{"slot: {kind: file}", "slot.dir is missing, or slot.components and slot.boot_file instead"},
 		{"slot: {kind: file, dir: slots}", "nobody says which slot is booted: set slot.run, slot.booted.command or slot.booted.cmdline"},
