@@ -27,7 +27,7 @@ type SignatureBlock struct {
 	Scheme    string   // such as "RSA-3072" or "ECDSA P-256"
 	KeyDigest [32]byte // of the public key in the block; as the eFuses would hold it
 	Pinned    bool     // the key is one of [Options.KeyDigests]
-	Err       error    // nil: the signature holds, for the key in the block
+	Err       error    // nil: the signature holds, for the key in the block and, if keys are pinned, for one of them
 }
 
 // The layout of a block, in bytes: ets_secure_boot_sig_block_t and
@@ -89,19 +89,16 @@ func (s *scanner) signature(info *Info, o Options) error {
 
 // trusted reports why none of the pinned keys has signed.
 func (s *Signature) trusted() error {
-	var bad error
+	why := s.Blocks[0].Err
 	for _, b := range s.Blocks {
 		if b.Pinned && b.Err == nil {
 			return nil
 		}
-		if b.Err != nil && (bad == nil || b.Pinned) {
-			bad = b.Err
+		if b.Pinned {
+			why = b.Err
 		}
 	}
-	if bad != nil {
-		return invalid("image is not signed by a key that this device trusts: %w", bad)
-	}
-	return invalid("image is not signed by a key that this device trusts: the digest of its key is %x; sign it with another", s.Blocks[0].KeyDigest)
+	return invalid("image is not signed by a key that this device trusts: %w", why)
 }
 
 // digests are the hashes of an image with its padding, by size.
@@ -155,6 +152,8 @@ func checkBlock(b []byte, d digests, pinned [][32]byte) (r SignatureBlock) {
 		r.Err = invalid("the signature block is damaged: its CRC is %08x, and it says %08x", got, says)
 	} else if !bytes.Equal(digest, want) {
 		r.Err = invalid("the signature is about other bytes: the image with its padding has the hash %x, and was signed with %x", want, digest)
+	} else if len(pinned) > 0 && !r.Pinned {
+		r.Err = invalid("the digest of its key is %x; sign it with another, or pin that one", r.KeyDigest) // and nothing is calculated with it
 	} else {
 		r.Err = check()
 	}
