@@ -85,9 +85,14 @@ else
       if test -z "${slot}"; then if itest ${BOOT_B_LEFT} -gt 0; then setexpr BOOT_B_LEFT ${BOOT_B_LEFT} - 1; slot=B; fi; fi
     fi
   done
-  # No attempts left: what should boot first gets its attempts again. This is a loop,
-  # and the best that is left: something may have kept good firmware from starting.
-  if test -z "${slot}" -a -n "${first}"; then setenv BOOT_${first}_LEFT 3; fi
+  # No attempts left, for example because the power failed again and again: every slot
+  # in the order gets its attempts again. Not the first alone: that may be the one that
+  # fails, and then the other, which is good, would never have its turn.
+  if test -z "${slot}" -a -n "${first}"; then
+    for name in "${BOOT_ORDER}"; do
+      if test ${name} = A -o ${name} = B; then setenv BOOT_${name}_LEFT 3; fi
+    done
+  fi
   echo "boot: BOOT_ORDER=${BOOT_ORDER} BOOT_A_LEFT=${BOOT_A_LEFT} BOOT_B_LEFT=${BOOT_B_LEFT}, slot ${slot}"
   env export -c -s 0x3fff ${check}
   env import -b ${own} 0x40000

@@ -1,0 +1,308 @@
+//go:build vm
+
+package vm
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/interlock-energy/ota"
+)
+
+// patience is for one scenario. It is not a limit on how fast a device has to be:
+// the machine that runs this may be busy with anything.
+const patience = 20 * time.Minute
+
+// bad are the releases that must not survive their trial.
+var bad = []struct {
+	fault, version string
+	rot            string // a file in the slot that is damaged after it was verified
+	at             int64  // where in it
+}{
+	{fault: "panic", version: "1.1.1"},
+	{fault: "hang", version: "1.1.2"},
+	{fault: "no-agent", version: "1.1.3"},
+	{fault: "bad-kernel", version: "1.1.4"},
+	{fault: "rotten-init", version: "1.1.0", rot: "/bin/busybox"},
+	{fault: "rotten-kernel", version: "1.1.0", rot: "/boot/vmlinuz", at: 1 << 20},
+}
+
+// TestDevice lets each board take a good release and every bad one, from a real
+// server, and comes to the same end each time: it runs the new firmware only if that
+// has proven itself, and otherwise the old, and the server knows which.
+func TestDevice(t *testing.T) {
+	boards, quick := []Board{UBoot, GRUB, SDBoot}, false
+	switch v := os.Getenv("VM"); v {
+	case "":
+	case "quick":
+		boards, quick = boards[:1], true
+	default:
+		boards = nil
+		for b := range strings.SplitSeq(v, ",") {
+			boards = append(boards, Board(b))
+		}
+	}
+	var results table
+	t.Cleanup(func() { fmt.Print(results.String()) })
+	for _, board := range boards {
+		t.Run(string(board), func(t *testing.T) {
+			d := device(t, board)
+			t.Run("good", func(t *testing.T) { results.add(t, board, "good", goodRelease(t, d)) })
+			for _, s := range bad {
+				if quick && s.fault != "panic" {
+					continue
+				}
+				t.Run(s.fault, func(t *testing.T) {
+					fault := s.fault
+					if s.rot != "" {
+						fault = ""
+					}
+					results.add(t, board, s.fault, badRelease(t, d, s.version, fault, s.rot, s.at))
+				})
+			}
+		})
+	}
+}
+
+// goodRelease ends in the other slot, also after the power was cut.
+func goodRelease(t *testing.T, d *Device) string {
+	b := newBench(t, d)
+	b.publish(t, "1.1.0", "")
+	m := b.start(t)
+	r := b.report(t, m, "1.1.0")
+	if r.Result != ota.Succeeded {
+		t.Fatalf("report on 1.1.0: got %s (%s), want %s\n%s", r.Result, r.Reason, ota.Succeeded, m.Tail(60))
+	}
+	b.runs(t, "1.1.0", "B")
+	m.Stop()
+
+	m = b.start(t)
+	b.wait(t, m, `initrd: slot B`)
+	b.wait(t, m, `msg="running firmware".* slot=B version=1\.1\.0`)
+	return string(r.Result)
+}
+
+// badRelease ends in the slot it came from, which goes on without it.
+func badRelease(t *testing.T, d *Device, version, fault, rot string, at int64) string {
+	b := newBench(t, d)
+	b.publish(t, version, fault)
+	var m *Machine
+	if rot == "" {
+		m = b.start(t)
+	} else {
+		m = b.start(t, "-no-reboot")
+		b.wait(t, m, `status=APPLYING`)
+		select {
+		case <-m.Off():
+		case <-b.ctx.Done():
+			t.Fatalf("the device does not restart:\n%s", m.Tail(40))
+		}
+		damage(b.ctx, t, b.disk, d.Image(version), rot, at)
+		m = b.start(t)
+	}
+	r := b.report(t, m, version)
+	if r.Result != ota.Failed && r.Result != ota.RolledBack && r.Result != ota.Lost {
+		t.Errorf("report on %s: got %s (%s), want failed, rolled back or lost\n%s", version, r.Result, r.Reason, m.Tail(60))
+	}
+	b.runs(t, "1.0.0", "A")
+	tried := m.Count(triedB[d.Board])
+	if tried == 0 {
+		t.Errorf("the bootloader never chose slot B:\n%s", m.Tail(60))
+	}
+	m.Stop()
+
+	m = b.start(t)
+	b.wait(t, m, `msg="running firmware".* slot=A version=1\.0\.0`)
+	b.wait(t, m, `status=(IDLE|CHECKING|UP_TO_DATE)`)
+	if n := m.Count(triedB[d.Board]); n > 0 {
+		t.Errorf("slot B was chosen again after the report")
+	}
+	return fmt.Sprintf("%s, %d boots of B", r.Result, tried)
+}
+
+// triedB is what the bootloaders say when they choose slot B.
+var triedB = map[Board]string{
+	UBoot:  `^boot: .*, slot B$`,
+	GRUB:   `^boot: .*, slot B$`,
+	SDBoot: `^initrd: slot B`,
+}
+
+// A bench is a device's disk, and a server for it alone.
+type bench struct {
+	ctx    context.Context
+	device *Device
+	disk   string
+	server *Server
+	log    *os.File
+}
+
+func newBench(t *testing.T, d *Device) *bench {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	b := &bench{ctx: ctx, device: d, disk: filepath.Join(t.TempDir(), "disk.qcow2")}
+	if err := d.Overlay(ctx, b.disk); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if b.server, err = StartServer(ctx, d, t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.server.Stop)
+	name := filepath.Join(d.Dir, "console-"+filepath.Base(t.Name())+".log")
+	if b.log, err = os.Create(name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.log.Close() })
+	return b
+}
+
+func (b *bench) publish(t *testing.T, version, fault string) {
+	t.Helper()
+	if err := b.server.Publish(b.ctx, release(t, b.device, version, fault)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (b *bench) start(t *testing.T, args ...string) *Machine {
+	t.Helper()
+	m, err := Start(b.device.Board, b.disk, b.server.Port, b.log, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Stop)
+	return m
+}
+
+func (b *bench) wait(t *testing.T, m *Machine, expr string) []string {
+	t.Helper()
+	groups, err := m.Wait(b.ctx, expr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return groups
+}
+
+func (b *bench) report(t *testing.T, m *Machine, version string) ota.Report {
+	t.Helper()
+	r, err := b.server.Report(b.ctx, version)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, m.Tail(60))
+	}
+	return r
+}
+
+// runs checks what the server believes the device to run.
+func (b *bench) runs(t *testing.T, version, slot string) {
+	t.Helper()
+	d, err := b.server.Device(b.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.Version != version || d.Slot != slot {
+		t.Errorf("the server's device: got version %s in slot %s, want %s in %s", d.Version, d.Slot, version, slot)
+	}
+	succeeded := slices.ContainsFunc(d.Reports, func(r ota.Report) bool { return r.Result == ota.Succeeded })
+	if want := version != "1.0.0"; succeeded != want {
+		t.Errorf("the server has a report of success: got %v, want %v: %+v", succeeded, want, d.Reports)
+	}
+}
+
+// damage overwrites a block of a file in slot B, as a medium does that does not keep
+// what it was given.
+func damage(ctx context.Context, t *testing.T, disk, image, file string, at int64) {
+	t.Helper()
+	const block = 4096 // the script image says so to mkfs.ext4
+	out, err := exec.CommandContext(ctx, "debugfs", "-R", "blocks "+file, image).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Fields(string(out))
+	if int64(len(blocks)) <= at/block {
+		t.Fatalf("%s has %d blocks, want more than %d", file, len(blocks), at/block)
+	}
+	n, err := strconv.ParseInt(blocks[at/block], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Fill(ctx, disk, SlotBAt+n*block, block); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var made sync.Map // what is made once: func() (string, error) by key
+
+func once(t *testing.T, key string, make func(context.Context) (string, error)) string {
+	t.Helper()
+	f, _ := made.LoadOrStore(key, sync.OnceValues(func() (string, error) { return make(context.Background()) }))
+	v, err := f.(func() (string, error))()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// device builds a board once. With VM_DIR set, everything stays there, consoles
+// included; otherwise it is deleted at the end.
+func device(t *testing.T, board Board) *Device {
+	t.Helper()
+	dir := once(t, string(board), func(ctx context.Context) (string, error) {
+		dir := filepath.Join(scratch, string(board))
+		_, err := Build(ctx, board, dir, "1.0.0")
+		return dir, err
+	})
+	return &Device{board, dir}
+}
+
+func release(t *testing.T, d *Device, version, fault string) string {
+	t.Helper()
+	return once(t, string(d.Board)+" "+version, func(ctx context.Context) (string, error) { return d.Release(ctx, version, fault) })
+}
+
+var scratch string
+
+func TestMain(m *testing.M) {
+	code := 1
+	if scratch = os.Getenv("VM_DIR"); scratch != "" {
+		code = m.Run()
+	} else if dir, err := os.MkdirTemp("", "interlock-vm."); err == nil {
+		scratch = dir
+		code = m.Run()
+		os.RemoveAll(dir)
+	}
+	os.Exit(code)
+}
+
+// A table collects what was run.
+type table struct {
+	mu   sync.Mutex
+	rows []string
+	last time.Time
+}
+
+func (x *table) add(t *testing.T, board Board, what, result string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.last.IsZero() {
+		x.last = started
+	}
+	now := time.Now()
+	x.rows = append(x.rows, fmt.Sprintf("%-8s %-14s %6.0f s  %s", board, what, now.Sub(x.last).Seconds(), result))
+	x.last = now
+}
+
+func (x *table) String() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return "\n" + strings.Join(x.rows, "\n") + "\n\n"
+}
+
+var started = time.Now()
