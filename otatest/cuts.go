@@ -11,27 +11,82 @@ import (
 	"github.com/interlock-energy/ota"
 )
 
-// A Scenario is one update, and how it must end.
-type Scenario struct {
-	Name  string
-	Start func(b Backend) (*Device, error)
-	// Want lists the versions that may run at the end, whatever is cut.
-	Want []string
-	// Results lists how the update may be reported.
-	Results []ota.Result
-	// Verdict, if set, judges the rest.
-	Verdict func(d *Device) error
+// Kind is the kind of a cut, for counting.
+type Kind string
+
+// Kinds. Killed is the agent alone; the next five are the whole device.
+const (
+	Killed     Kind = "killed"     // the agent's process ended, before, after or inside an effect
+	CutBefore  Kind = "before"     // the power went before an effect, with everything that was written kept
+	CutAfter   Kind = "after"      // the same, after an effect
+	CutInside  Kind = "torn"       // the power went inside an effect
+	Dropped    Kind = "dropped"    // the power went before or after an effect, and took all that was not synced
+	Reordered  Kind = "reordered"  // the same, but a part of it had reached the medium, in any order
+	ReadFails  Kind = "read error" // a read failed, once or until the place was written
+	BitFlipped Kind = "bit rot"
+)
+
+// Kinds lists them in the order of tables.
+var Kinds = []Kind{Killed, CutBefore, CutAfter, CutInside, Dropped, Reordered, ReadFails, BitFlipped}
+
+// Kind returns the kind of c.
+func (c Cut) Kind() Kind {
+	switch {
+	case c.How == Rotten:
+		return BitFlipped
+	case !c.How.power():
+		return ReadFails
+	case c.Agent:
+		return Killed
+	case c.How == Torn:
+		return CutInside
+	case c.Rest == DropAll:
+		return Dropped
+	case c.Rest == Subset:
+		return Reordered
+	case c.How == Before:
+		return CutBefore
+	}
+	return CutAfter
 }
 
 // Tally counts what [Cuts] tried.
 type Tally struct {
-	Cuts     int // devices that lost power or agent at least once
-	Effects  int // of the scenario without a cut
-	Failures []string
+	Cuts     int          // devices with at least one fault
+	ByKind   map[Kind]int // the same, by the kind of the last fault
+	Twice    int          // of these, devices that were cut, and cut again while they recovered
+	Missed   int          // runs that ended before their fault, which are not counted
+	Effects  int          // of the scenario without a cut
+	Reads    int          // of the scenario without a cut
+	Failures []Failure    // the first 20
+}
+
+// A Failure is a device that did not end as it must.
+type Failure struct {
+	Scenario string
+	Cuts     []Cut
+	Err      error
+	Life     []string // what happened last
+}
+
+// CutString returns the cuts in the form that [ParseCuts] reads.
+func (f Failure) CutString() string {
+	var s []string
+	for _, c := range f.Cuts {
+		s = append(s, c.String())
+	}
+	return strings.Join(s, ",")
+}
+
+func (f Failure) String() string {
+	return fmt.Sprintf("%s, cuts %s: %v\nlife: %v", f.Scenario, f.CutString(), f.Err, f.Life[max(0, len(f.Life)-40):])
 }
 
 // Options of [Cuts].
 type Options struct {
+	// Step takes every Step-th of the single cuts; default 5, which takes some of
+	// every way at some of the effects. 1 takes them all.
+	Step int
 	// Second, if not 0, also cuts the recovery: after every first cut, at every
 	// Second-th of the effects that follow, in one way after the other.
 	Second int
@@ -44,34 +99,48 @@ type Options struct {
 // that can follow a cut, except the doubling ones.
 const quiet = 12 * time.Minute
 
-// Cuts runs sc once to count its effects, and then once for every way to cut
-// every effect: the agent alone or the whole device; before, after and inside; and
-// for the device with everything unsynced kept, dropped, or a part of it. The
-// device must then end as the scenario says. It must be called in a synctest bubble.
+// Cuts runs sc once to count its effects and reads, and then once for every way to
+// cut every effect: the agent alone or the whole device; before, after and inside; and
+// for the device with everything unsynced kept, dropped, or parts of it; and once for
+// every read that fails, and every bit in a list of places that rots. The device must
+// then end as the scenario says; after a fault of the medium, in a defined state with
+// a whole image. It must be called in a synctest bubble.
 func Cuts(b Backend, sc Scenario, opt Options) Tally {
-	var t Tally
-	try := func(cuts ...Cut) (effects int) {
-		d, effects, err := run(b, sc, cuts)
-		if len(cuts) > 0 {
-			t.Cuts++
-		}
-		if err == nil {
-			err = judge(d, sc)
-		}
-		if err != nil && len(t.Failures) < 20 {
-			t.Failures = append(t.Failures, fmt.Sprintf("%s, %v: %v\nlife: %v", sc.Name, cuts, err, tail(d)))
-		}
-		return effects
+	m, err := newMatrix(b, sc)
+	t := Tally{ByKind: map[Kind]int{}, Effects: len(m.effects), Reads: m.reads}
+	if err != nil {
+		t.Failures = append(t.Failures, Failure{Scenario: sc.Name, Err: fmt.Errorf("without a cut: %w", err)})
+		return t
 	}
-	t.Effects = try()
-	pairs := 0
+	try := func(cuts ...Cut) (effects, reads int) {
+		r := m.run(cuts)
+		if r.err != nil && len(t.Failures) < 20 {
+			t.Failures = append(t.Failures, Failure{sc.Name, cuts, r.err, r.d.Events})
+		}
+		if !r.all {
+			t.Missed++
+			return r.effects, r.reads
+		}
+		t.Cuts++
+		t.ByKind[cuts[len(cuts)-1].Kind()]++
+		if len(cuts) > 1 {
+			t.Twice++
+		}
+		return r.effects, r.reads
+	}
+	if opt.Step <= 0 {
+		opt.Step = 5
+	}
+	single, pairs := 0, 0
 	for at := 1; at <= t.Effects; at++ {
-		for _, first := range ways(at) {
-			after := try(first)
-			for at := 1; at <= after && opt.Second > 0; at++ {
+		for _, first := range m.ways(at) {
+			if single++; single%opt.Step != 0 {
+				continue
+			}
+			after, reads := try(first)
+			for at := 1; at <= after && opt.Second > 0 && first.How.power(); at++ {
 				if pairs++; pairs%opt.Second == 0 {
-					w := ways(at)
-					try(first, w[pairs/opt.Second%len(w)])
+					try(first, again(pairs/opt.Second, at, reads))
 				}
 			}
 		}
@@ -79,46 +148,169 @@ func Cuts(b Backend, sc Scenario, opt Options) Tally {
 			fmt.Fprintf(opt.Progress, "%s: effect %d of %d, %d cuts\n", sc.Name, at, t.Effects, t.Cuts)
 		}
 	}
+	for at := 1; at <= t.Reads; at++ {
+		for _, c := range []Cut{{At: at, How: Misread}, {At: at, How: BadSector, Seed: uint64(at)}} {
+			if single++; single%opt.Step == 0 {
+				try(c)
+			}
+		}
+	}
 	return t
 }
 
-// ways lists the cuts at one effect.
-func ways(at int) (cuts []Cut) {
+// Again runs sc with these cuts, and tells log everything that the device does to its
+// disk. It must be called in a synctest bubble.
+func Again(b Backend, sc Scenario, cuts []Cut, log io.Writer) error {
+	m, err := newMatrix(b, sc)
+	if err != nil {
+		return err
+	}
+	m.log = log
+	r := m.run(cuts)
+	for _, e := range r.d.Events {
+		fmt.Fprintln(log, "life:", e)
+	}
+	if r.err == nil && !r.all {
+		return fmt.Errorf("it ended well, before the last of %d cuts came true", len(cuts))
+	}
+	return r.err
+}
+
+// units are the sizes of what media write at once: a byte, a word, the word of flash
+// with error correction, a sector, and a page.
+var units = []int{1, 4, 16, 512, 4096}
+
+// seeds is how many subsets of what was not synced are tried at each effect.
+const seeds = 3
+
+// ways lists what is done at one effect.
+func (m *matrix) ways(at int) (cuts []Cut) {
 	for _, how := range []How{Before, After, Torn} {
 		cuts = append(cuts, Cut{At: at, How: how, Agent: true, Seed: uint64(at)})
-		for _, rest := range []Rest{KeepAll, DropAll, Subset} {
-			cuts = append(cuts, Cut{At: at, How: how, Rest: rest, Seed: uint64(at)})
+		if how == Torn {
+			break
 		}
+		cuts = append(cuts, Cut{At: at, How: how, Rest: KeepAll}, Cut{At: at, How: how, Rest: DropAll})
+		for seed := range uint64(seeds) {
+			cuts = append(cuts, Cut{At: at, How: how, Rest: Subset, Seed: uint64(at) + seed<<32})
+		}
+	}
+	for _, unit := range units {
+		for rest := range Rest(len(rests)) {
+			cuts = append(cuts, Cut{At: at, How: Torn, Rest: rest, Unit: unit, Seed: uint64(at)})
+		}
+		if !strings.HasPrefix(m.effects[at-1], "write ") {
+			break // has no units
+		}
+	}
+	for _, where := range []Where{InRecord, InControl, InSlot} {
+		cuts = append(cuts, Cut{At: at, How: Rotten, Where: where, Seed: uint64(at)})
 	}
 	return cuts
 }
 
-// run takes a new device through sc. It returns the count of effects after the
-// last cut.
-func run(b Backend, sc Scenario, cuts []Cut) (d *Device, effects int, err error) {
-	d, err = sc.Start(b)
-	if err != nil {
-		return d, 0, err
+// again returns the n-th second cut: at effect at, in one way after the other, and in
+// one of 32 cases at one of the agent's reads. What the medium does besides is left
+// out: a second copy that rots, or cannot be read by the bootloader, while the first is
+// torn, is more than two copies can bear.
+func again(n, at, reads int) Cut {
+	seed := uint64(n)
+	way := n % 32
+	switch {
+	case way == 31 && reads > 0:
+		return Cut{At: 1 + n/32%reads, How: Misread}
+	case way < 16:
+		return Cut{At: at, How: Torn, Rest: Rest(way % 3), Unit: units[n/3%len(units)], Seed: seed, Agent: way == 15}
 	}
+	c := Cut{At: at, How: How(way % 2), Rest: Rest(way / 2 % 3), Seed: seed}
+	c.Agent = way < 20
+	return c
+}
+
+// A matrix is one scenario on one kind of device.
+type matrix struct {
+	sc      Scenario
+	base    *Device
+	effects []string // of a run without a cut
+	reads   int
+	classes func(d *Device) func(name string, off int64) Where
+	log     io.Writer // of everything; nil: nobody
+}
+
+func newMatrix(b Backend, sc Scenario) (*matrix, error) {
+	m := &matrix{sc: sc}
+	var err error
+	if m.base, err = sc.Start(b); err != nil {
+		return m, err
+	}
+	r := m.run(nil)
+	m.effects, m.reads = r.names, r.reads
+	if r.err == nil {
+		m.classes = classify(m.base, r.d)
+	}
+	return m, r.err
+}
+
+// outcome is how one run ended.
+type outcome struct {
+	d       *Device
+	err     error
+	all     bool     // every cut came true
+	effects int      // since the last power cut
+	reads   int      // since the last power cut
+	names   []string // of the effects, of a run without a cut
+}
+
+// run takes a new device through the scenario, and judges it.
+func (m *matrix) run(cuts []Cut) (r outcome) {
+	d := m.base.clone()
+	r.d = d
+	switch {
+	case m.log != nil:
+		d.Disk.seen = func(effect string) { fmt.Fprintf(m.log, "%4d %s\n", d.Disk.effects, effect) }
+	case len(cuts) == 0:
+		d.Disk.seen = func(effect string) { r.names = append(r.names, effect) }
+	}
+	if m.sc.Setup != nil {
+		m.sc.Setup(d)
+	}
+	d.unread = len(cuts) > 1
+	if len(cuts) > 0 {
+		last := cuts[len(cuts)-1]
+		d.faulty, d.rotten = !last.How.power(), last.How == Rotten
+		if last.How == Rotten {
+			d.Disk.classes = m.classes(d)
+		}
+	}
+	left, fell := cuts, 0
 	arm := func() {
-		if len(cuts) > 0 {
-			d.Arm(cuts[0])
-			cuts = cuts[1:]
+		if len(left) > 0 {
+			d.Arm(left[0])
+			left = left[1:]
 		} else {
 			d.Arm(Cut{})
 		}
 	}
 	arm()
-	err = d.Live(context.Background(), quiet, arm, arm)
-	return d, d.Effects(), err
+	next := func() { fell++; arm() }
+	r.err = d.Live(context.Background(), quiet, next, next)
+	r.effects, r.reads = d.Effects(), d.Disk.Reads()
+	if d.Disk.Fell() {
+		fell++
+	}
+	r.all = fell == len(cuts)
+	if r.err == nil {
+		r.err = judge(d, m.sc, m.base)
+	}
+	return r
 }
 
 // judge compares how the device ended with how it must end.
-func judge(d *Device, sc Scenario) error {
+func judge(d *Device, sc Scenario, base *Device) error {
 	if len(d.Faults) > 0 {
 		return fmt.Errorf("%q", d.Faults)
 	}
-	if !slices.Contains(sc.Want, d.Running.Version) {
+	if !d.faulty && !slices.Contains(sc.Want, d.Running.Version) {
 		return fmt.Errorf("runs %s, want one of %q", d.Running.Version, sc.Want)
 	}
 	if d.Suspended {
@@ -128,23 +320,10 @@ func judge(d *Device, sc Scenario) error {
 	if s.State != ota.Idle && s.State != ota.Available {
 		return fmt.Errorf("ended in state %s: %s", s.State, s.Reason)
 	}
-	if s.Unsent != 0 {
-		return fmt.Errorf("%d reports were not delivered", s.Unsent)
+	if err := judgeReports(d, sc, s, base); err != nil {
+		return err
 	}
-	var ids []string
-	for _, r := range d.Source.Reports {
-		if slices.Contains(ids, r.ID) {
-			continue // delivered again, and known by its ID
-		}
-		ids = append(ids, r.ID)
-		if !slices.Contains(sc.Results, r.Result) {
-			return fmt.Errorf("reported %q (%s), want one of %q", r.Result, r.Reason, sc.Results)
-		}
-	}
-	if len(ids) != 1 && !(len(ids) == 0 && slices.Contains(sc.Results, "")) {
-		return fmt.Errorf("%d reports %v, want 1", len(ids), d.Source.Reports)
-	}
-	if sc.Verdict != nil {
+	if sc.Verdict != nil && !d.faulty {
 		if err := sc.Verdict(d); err != nil {
 			return err
 		}
@@ -162,130 +341,30 @@ func judge(d *Device, sc Scenario) error {
 	return nil
 }
 
-func tail(d *Device) []string {
-	if d == nil {
-		return nil
+// judgeReports wants exactly one report beside those that were there before, and a true
+// one. After a fault of the medium every result will do, and none, if the device runs
+// what it ran.
+func judgeReports(d *Device, sc Scenario, s ota.Snapshot, base *Device) error {
+	if s.Unsent != 0 {
+		return fmt.Errorf("%d reports were not delivered", s.Unsent)
 	}
-	return d.Events[max(0, len(d.Events)-40):]
-}
-
-// Scenarios are the updates that every device must survive, with images of
-// chunks chunks.
-func Scenarios(chunks int) []Scenario {
-	size := chunks*ChunkSize - 1000
-	old := NewFirmware("1.0.0", size-ChunkSize/2, true, true)
-	to := func(f Firmware, change func(*Device)) func(Backend) (*Device, error) {
-		return func(b Backend) (*Device, error) {
-			d, err := Start(b, old, f)
-			if err == nil && change != nil {
-				change(d)
-			}
-			return d, err
+	var ids []string
+	for _, r := range base.Source.Reports {
+		ids = append(ids, r.ID)
+	}
+	before := len(ids)
+	for _, r := range d.Source.Reports[before:] {
+		if slices.Contains(ids, r.ID) {
+			continue // delivered again, and known by its ID
+		}
+		ids = append(ids, r.ID)
+		if !d.faulty && !slices.Contains(sc.Results, r.Result) {
+			return fmt.Errorf("reported %q (%s), want one of %q", r.Result, r.Reason, sc.Results)
 		}
 	}
-	good := NewFirmware("1.0.1", size, true, true)
-	list := []Scenario{
-		{Name: "good image", Start: to(good, nil), Want: []string{"1.0.1"}, Results: []ota.Result{ota.Succeeded}},
-		{Name: "image does not start", Start: to(NewFirmware("1.0.1", size, false, false), nil),
-			Want: []string{"1.0.0"}, Results: []ota.Result{ota.Failed}},
-		{Name: "image starts unhealthy", Start: to(NewFirmware("1.0.1", size, true, false), nil),
-			Want: []string{"1.0.0"}, Results: []ota.Result{ota.RolledBack, ota.Failed}},
-		{Name: "download cut in the middle", Want: []string{"1.0.1"}, Results: []ota.Result{ota.Succeeded},
-			Start: to(good, func(d *Device) { d.Source.CutAt = []int64{int64(size) / 3, int64(size) / 2, int64(size) - 1} })},
-		{Name: "suspended before the check", Want: []string{"1.0.1"}, Results: []ota.Result{ota.Succeeded},
-			Start: to(good, func(d *Device) { d.Config = func(c *ota.Config) { c.Suspend = ota.SuspendBeforeCheck } })},
-		{Name: "a person goes back", Want: []string{"1.0.0"}, Results: []ota.Result{ota.Succeeded}, Start: goBack(old, good)},
+	none := slices.Contains(sc.Results, "") || d.faulty && d.Running.Version == base.Running.Version
+	if n := len(ids) - before; n != 1 && !(n == 0 && none) {
+		return fmt.Errorf("%d reports %v, want 1", n, d.Source.Reports[before:])
 	}
-	for _, when := range []string{"write", "sync", "save", "try", "suspend"} {
-		list = append(list, abortAt(when, to(good, nil)))
-	}
-	return list
-}
-
-// goBack starts on a device that has been updated, and is asked to return.
-func goBack(old, good Firmware) func(Backend) (*Device, error) {
-	return func(b Backend) (*Device, error) {
-		d, err := Start(b, old, good)
-		if err != nil {
-			return d, err
-		}
-		if err := d.Live(context.Background(), quiet); err != nil {
-			return d, err
-		}
-		if d.Running.Version != good.Version {
-			return d, fmt.Errorf("runs %s before the way back, want %s", d.Running.Version, good.Version)
-		}
-		d.Source.Reports, d.Events = nil, nil
-		asked := false
-		d.Config = func(c *ota.Config) {
-			c.StartupDelay = time.Minute
-			gate := c.Gate
-			c.Gate = func(ctx context.Context, m *ota.Manifest, at ota.Moment) error {
-				asked = true // from here on the record has it, and nobody needs to ask again
-				return gate(ctx, m, at)
-			}
-		}
-		d.AtStart = func(m *ota.Manager) {
-			if !asked && d.Running.Version == good.Version {
-				m.RollBack()
-			}
-		}
-		return d, nil
-	}
-}
-
-// abortAt lets a person abort at the first effect whose name begins with when.
-func abortAt(when string, start func(Backend) (*Device, error)) Scenario {
-	calls := map[*Device]*ota.Call{}
-	return Scenario{
-		Name: "aborted at the first " + when,
-		Start: func(b Backend) (*Device, error) {
-			d, err := start(b)
-			if err != nil {
-				return d, err
-			}
-			d.Disk.OnEffect = func(_ int, effect string) Fault {
-				if calls[d] == nil && d.Manager() != nil && matches(effect, when) {
-					calls[d] = d.Manager().Abort()
-				}
-				return Fault{}
-			}
-			return d, nil
-		},
-		Want:    []string{"1.0.0", "1.0.1"},
-		Results: []ota.Result{ota.Aborted, ota.Succeeded},
-		Verdict: func(d *Device) error {
-			d.Disk.OnEffect = nil
-			call := calls[d]
-			delete(calls, d)
-			if call == nil {
-				return nil
-			}
-			ended, cancel := context.WithCancel(context.Background())
-			cancel()
-			// Select is fair: ask often enough that an ended call is seen as ended.
-			for range 32 {
-				if err := call.Wait(ended); err == nil && d.Running.Version != "1.0.0" {
-					return fmt.Errorf("the abort was confirmed, and %s runs", d.Running.Version)
-				}
-			}
-			return nil
-		},
-	}
-}
-
-// matches compares the name of an effect with a short word for it: the machine's
-// effects are files on a disk here.
-func matches(effect, when string) bool {
-	switch when {
-	case "save":
-		return strings.HasPrefix(effect, "rename /data/record") || strings.HasPrefix(effect, "sync /data/record")
-	case "try":
-		return strings.HasPrefix(effect, "write /device/boot")
-	case "write":
-		return strings.HasPrefix(effect, "write /device/b/")
-	case "sync":
-		return strings.HasPrefix(effect, "sync /device/b/")
-	}
-	return strings.HasPrefix(effect, when)
+	return nil
 }

@@ -4,65 +4,174 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 
 	"github.com/interlock-energy/ota/otatest"
-	"github.com/interlock-energy/ota/slot/file/filetest"
 )
 
-var all = flag.Bool("cuts", false, "cut every recovery at every effect, not at samples; takes many minutes")
+var (
+	all   = flag.Bool("cuts", false, "make all cuts, not a sample; takes many minutes")
+	only  = flag.String("cut", "", "make one run again, as a failure has named it, and show everything that it does to the disk")
+	which = flag.String("backend", "", "only backends whose names begin so")
+)
 
-// total counts over all tests of this binary, for the closing line.
-var total struct {
+// sum counts over all tests of this binary, for the table and the closing line.
+var sum struct {
 	sync.Mutex
-	cuts, failures int
+	lines    map[string]otatest.Tally // by backend
+	cuts     int
+	failures int
 }
 
 func TestMain(m *testing.M) {
+	debug.SetGCPercent(400) // what a run needs is small, and soon gone
 	code := m.Run()
-	if total.cuts > 0 {
-		fmt.Printf("cuts: %d, failures: %d\n", total.cuts, total.failures)
+	if sum.cuts > 0 {
+		fmt.Print(table())
+		fmt.Printf("cuts: %d, failures: %d\n", sum.cuts, sum.failures)
 	}
 	os.Exit(code)
 }
 
-// TestCuts cuts every effect of every scenario in every way, and then, on a small
-// image, the recovery again: at samples, or with -cuts at every effect.
+// A size is one pass of the matrix: the images, and how much of it is done.
+type size struct {
+	name           string
+	chunks         int
+	step, second   int // of the sample
+	every, second2 int // with -cuts
+}
+
+var sizes = []size{
+	{"one", 8, 5, 0, 1, 0},
+	{"two", 2, 7, 601, 1, 29},
+}
+
+// TestCuts cuts every effect of every scenario on every backend in every way, and
+// then, on a small image, the recovery again; without -cuts, a sample of that.
 func TestCuts(t *testing.T) {
-	for _, run := range []struct {
-		name   string
-		chunks int
-		second int
-	}{
-		{"one cut", 8, 0},
-		{"two cuts", 2, 101},
-	} {
-		if run.second > 0 && *all {
-			run.second = 1
+	if *only != "" {
+		t.Run("again", again)
+		return
+	}
+	for _, b := range backends {
+		if !strings.HasPrefix(b.name, *which) {
+			continue
 		}
-		t.Run(run.name, func(t *testing.T) {
-			for _, sc := range otatest.Scenarios(run.chunks) {
-				t.Run(strings.ReplaceAll(sc.Name, " ", "_"), func(t *testing.T) {
+		for _, size := range sizes {
+			opt := otatest.Options{Step: size.step, Second: size.second}
+			if *all {
+				opt = otatest.Options{Step: size.every, Second: size.second2}
+			}
+			for _, sc := range otatest.Scenarios(size.chunks) {
+				name := fmt.Sprintf("%s/%s/%s", b.name, size.name, strings.ReplaceAll(sc.Name, " ", "_"))
+				t.Run(name, func(t *testing.T) {
 					t.Parallel()
-					synctest.Test(t, func(t *testing.T) {
-						tally := otatest.Cuts(filetest.Backend{}, sc, otatest.Options{Second: run.second})
-						for _, f := range tally.Failures {
-							t.Error(f)
-						}
-						if tally.Cuts < 12*tally.Effects || tally.Effects < 20 {
-							t.Errorf("%d cuts of %d effects: the harness has not done its work", tally.Cuts, tally.Effects)
-						}
-						total.Lock()
-						defer total.Unlock()
-						total.cuts += tally.Cuts
-						total.failures += len(tally.Failures)
-						t.Logf("%d effects, %d cuts, %d failures", tally.Effects, tally.Cuts, len(tally.Failures))
-					})
+					synctest.Test(t, func(t *testing.T) { cut(t, name, b, sc, opt) })
 				})
 			}
-		})
+		}
 	}
+}
+
+func cut(t *testing.T, name string, b backend, sc otatest.Scenario, opt otatest.Options) {
+	tally := otatest.Cuts(b, sc, opt)
+	for _, f := range tally.Failures {
+		t.Errorf("%v\nagain: go test ./otatest -run '^TestCuts$' -cut '%s/%s'", f, name, f.CutString())
+	}
+	if want := 12 * tally.Effects / opt.Step; tally.Effects < 20 || tally.Cuts < want {
+		t.Errorf("%d cuts of %d effects, want at least %d: the harness has not done its work", tally.Cuts, tally.Effects, want)
+	}
+	if tally.Missed > tally.Cuts/4 {
+		t.Errorf("%d runs ended before their cut, and %d were cut", tally.Missed, tally.Cuts)
+	}
+	t.Logf("%d effects, %d reads, %d cuts, %d of them twice, %d missed, %d failures", tally.Effects, tally.Reads, tally.Cuts, tally.Twice, tally.Missed, len(tally.Failures))
+	sum.Lock()
+	defer sum.Unlock()
+	sum.cuts += tally.Cuts
+	sum.failures += len(tally.Failures)
+	if sum.lines == nil {
+		sum.lines = map[string]otatest.Tally{}
+	}
+	line := sum.lines[b.name]
+	if line.ByKind == nil {
+		line.ByKind = map[otatest.Kind]int{}
+	}
+	line.Cuts += tally.Cuts
+	line.Twice += tally.Twice
+	for kind, n := range tally.ByKind {
+		line.ByKind[kind] += n
+	}
+	sum.lines[b.name] = line
+}
+
+// again makes the run that -cut names.
+func again(t *testing.T) {
+	f := strings.Split(*only, "/")
+	if len(f) != 4 {
+		t.Fatalf("-cut %s: want backend/size/scenario/cuts", *only)
+	}
+	cuts, err := otatest.ParseCuts(f[3])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range backends {
+		for _, size := range sizes {
+			for _, sc := range otatest.Scenarios(size.chunks) {
+				if b.name == f[0] && size.name == f[1] && strings.ReplaceAll(sc.Name, " ", "_") == f[2] {
+					synctest.Test(t, func(t *testing.T) {
+						if err := otatest.Again(b, sc, cuts, os.Stdout); err != nil {
+							t.Error(err)
+						}
+					})
+					return
+				}
+			}
+		}
+	}
+	t.Fatalf("-cut %s: there is no such backend, size and scenario", *only)
+}
+
+// table returns what was cut, for docs/proof.md.
+func table() string {
+	var s strings.Builder
+	row := func(name string, t otatest.Tally) {
+		fmt.Fprintf(&s, "| %s |", name)
+		for _, kind := range otatest.Kinds {
+			fmt.Fprintf(&s, " %s |", thousands(t.ByKind[kind]))
+		}
+		fmt.Fprintf(&s, " %s | %s |\n", thousands(t.Twice), thousands(t.Cuts))
+	}
+	s.WriteString("| boot control |")
+	for _, kind := range otatest.Kinds {
+		fmt.Fprintf(&s, " %s |", kind)
+	}
+	s.WriteString(" of these twice | sum |\n|---|" + strings.Repeat("---|", len(otatest.Kinds)+2) + "\n")
+	every := otatest.Tally{ByKind: map[otatest.Kind]int{}}
+	for _, b := range backends {
+		t, ok := sum.lines[b.name]
+		if !ok {
+			continue
+		}
+		row(b.name, t)
+		every.Cuts += t.Cuts
+		every.Twice += t.Twice
+		for kind, n := range t.ByKind {
+			every.ByKind[kind] += n
+		}
+	}
+	row("**sum**", every)
+	return s.String()
+}
+
+func thousands(n int) string {
+	s := strconv.Itoa(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
 }

@@ -16,6 +16,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/bits"
+	"runtime"
+	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -102,6 +106,9 @@ type Device struct {
 	Known   []Firmware         // whatever may ever run here
 	Config  func(*ota.Config)  // changes the configuration of every start; may be nil
 	AtStart func(*ota.Manager) // called before every Run; may be nil
+	// OnCall is told what the agent is about to ask of slots and store, for example
+	// "write B 4096", "sync B", "try B", "mark good" or "save staged". May be nil.
+	OnCall func(call string)
 
 	Booted    string   // the slot that runs
 	Running   Firmware // what runs
@@ -111,12 +118,20 @@ type Device struct {
 	Faults    []string // what must never happen, and did
 
 	manager atomic.Pointer[ota.Manager] // of the present life
-	armed   Cut
-	past    int // effects since Arm, before the last restart
+	faulty  bool                        // the medium has a fault: whoever ends in an error is started again
+	rotten  bool                        // a bit of an image may flip: such an image does not come up
+	unread  bool                        // reads of the bootloader do not count, and do not fail
+	abort   *ota.Call                   // of the scenario
 }
 
 // restart is how the agent's life ends when it asks for a restart.
 type restart struct{}
+
+// startError is why the agent's process ended before there was a manager. Whatever
+// looks after processes starts it again after startPause.
+type startError struct{ error }
+
+const startPause = 10 * time.Second
 
 // Start formats the device with known[0], which runs, and lets the source offer
 // the last of known.
@@ -135,7 +150,13 @@ func (d *Device) PowerOn() error {
 	d.Suspended = false
 	for range 8 {
 		d.Boots++
+		d.Disk.unseen = d.unread
 		slot, err := d.Backend.PowerOn(d.Disk)
+		d.Disk.unseen = false
+		if err != nil && d.faulty {
+			d.event("the bootloader stops, and the watchdog starts it again: %v", err)
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("bootloader: %w", err)
 		}
@@ -152,14 +173,35 @@ func (d *Device) PowerOn() error {
 	return errors.New("the device is dead: nothing comes up in 8 boots")
 }
 
+// find returns the firmware that is whole in slot.
 func (d *Device) find(slot string) (Firmware, bool) {
+	d.Disk.unseen = true
 	image := d.Backend.Image(d.Disk, slot)
+	d.Disk.unseen = false
 	for _, f := range d.Known {
 		if bytes.HasPrefix(image, f.Image) {
 			return f, true
 		}
 	}
+	for _, f := range d.Known {
+		if d.rotten && oneBitFrom(image, f.Image) {
+			f.Boots = false
+			return f, true
+		}
+	}
 	return Firmware{}, false
+}
+
+// oneBitFrom reports whether a begins with b but for one bit.
+func oneBitFrom(a, b []byte) bool {
+	if len(a) < len(b) {
+		return false
+	}
+	flips := 0
+	for i := range b {
+		flips += bits.OnesCount8(a[i] ^ b[i])
+	}
+	return flips == 1
 }
 
 func (d *Device) fault(format string, a ...any) {
@@ -173,14 +215,21 @@ func (d *Device) event(format string, a ...any) {
 // Boot returns what the kernel knows of the present boot.
 func (d *Device) Boot() Boot { return Boot{d.Booted, fmt.Sprint("boot ", d.Boots)} }
 
-// Arm sets the next cut, counted in effects from now on, over restarts.
-func (d *Device) Arm(c Cut) {
-	d.armed, d.past = c, 0
-	d.Disk.Arm(c)
-}
+// Arm sets the next cut, counted in effects or reads from now on, over restarts.
+func (d *Device) Arm(c Cut) { d.Disk.Arm(c) }
 
 // Effects counts the effects since Arm, over restarts.
-func (d *Device) Effects() int { return d.past + d.Disk.Effects() }
+func (d *Device) Effects() int { return d.Disk.Effects() }
+
+// clone returns the device as it is between two lives, without what the test has
+// hung onto it.
+func (d *Device) clone() *Device {
+	c := &Device{Disk: d.Disk.Clone(), Backend: d.Backend, Source: d.Source, Known: d.Known,
+		Booted: d.Booted, Running: d.Running, Boots: d.Boots, Suspended: d.Suspended, faulty: d.faulty, rotten: d.rotten}
+	c.Source.device = c
+	c.Source.Reports = slices.Clone(d.Source.Reports)
+	return c
+}
 
 // Manager returns the manager of the present life of the agent, or nil before the first.
 func (d *Device) Manager() *ota.Manager { return d.manager.Load() }
@@ -189,21 +238,14 @@ func (d *Device) Manager() *ota.Manager { return d.manager.Load() }
 // ends or, after at most 40 lives, for the time quiet in one life. Each cut uses
 // up one of then, which is called to arm the next.
 func (d *Device) Live(ctx context.Context, quiet time.Duration, then ...func()) error {
+	var last error
 	for range 40 {
 		end := d.life(ctx, quiet)
 		switch cut := end.(type) {
 		case nil:
 			return nil
 		case restart:
-			d.past += d.Disk.Effects()
-			handover := d.Disk.Handover
-			d.Disk.PowerOff(DropAll, 0)
-			d.Disk.PowerOn()
-			d.Disk.Handover = handover // a warm restart keeps it
-			if left := d.armed; left.At > d.past {
-				left.At -= d.past
-				d.Disk.Arm(left)
-			}
+			d.Disk.restart()
 		case *PowerCut:
 			d.event("cut")
 			d.Disk.PowerOn()
@@ -214,6 +256,15 @@ func (d *Device) Live(ctx context.Context, quiet time.Duration, then ...func()) 
 			if cut.Cut.Agent {
 				continue
 			}
+		case startError:
+			if !d.faulty {
+				return cut
+			}
+			d.event("%v", cut)
+			last = cut
+			<-time.After(startPause) // of the bubble's time
+			d.Disk.Kill()
+			continue
 		case error:
 			return cut
 		}
@@ -221,7 +272,7 @@ func (d *Device) Live(ctx context.Context, quiet time.Duration, then ...func()) 
 			return err
 		}
 	}
-	return errors.New("the device never settles")
+	return errors.Join(errors.New("the device never settles"), last)
 }
 
 // bootThroughCuts boots; the bootloader's own writes can be cut, too.
@@ -249,24 +300,39 @@ func (d *Device) bootThroughCuts(then *[]func()) (err error) {
 }
 
 // life is one life of the agent's process: from its start to a cut, a restart,
-// or the end of quiet, which is nil.
-func (d *Device) life(ctx context.Context, quiet time.Duration) (end any) {
-	defer func() {
-		switch p := recover().(type) {
-		case nil:
-		case restart:
-			end = p
-		case *PowerCut:
-			end = p
-		default:
-			panic(p)
-		}
+// or the end of quiet, which is nil. A panic that is none of these, and an agent that
+// does not stop, are errors with the stacks that show it.
+func (d *Device) life(ctx context.Context, quiet time.Duration) any {
+	ended := make(chan any, 1)
+	go func() {
+		defer func() {
+			switch p := recover().(type) {
+			case nil:
+			case restart, *PowerCut:
+				ended <- p
+			default:
+				ended <- fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			}
+		}()
+		ended <- d.run(ctx, quiet)
 	}()
+	tooLong := time.NewTimer(quiet + time.Hour)
+	defer tooLong.Stop()
+	select {
+	case end := <-ended:
+		return end
+	case <-tooLong.C:
+		stacks := make([]byte, 1<<16)
+		return fmt.Errorf("the agent hangs: it did not stop for an hour after it was told to\n%s", stacks[:runtime.Stack(stacks, true)])
+	}
+}
+
+func (d *Device) run(ctx context.Context, quiet time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, quiet)
 	defer cancel()
 	cfg, err := d.config()
 	if err != nil {
-		return err
+		return startError{fmt.Errorf("the agent does not start: %w", err)}
 	}
 	m, err := ota.New(cfg)
 	if err != nil {
@@ -287,6 +353,7 @@ func (d *Device) config() (ota.Config, error) {
 	if err != nil {
 		return ota.Config{}, err
 	}
+	st.Log = slog.New(slog.DiscardHandler)
 	slots, err := d.Backend.Slots(d.Disk, d.Boot(), func(context.Context) error {
 		if err := d.Disk.Effect("restart", func() {}); err != nil {
 			return err
@@ -299,7 +366,7 @@ func (d *Device) config() (ota.Config, error) {
 	refusals := 2
 	cfg := ota.Config{
 		Product: "test", Version: d.Running.Version,
-		Source: &d.Source, Verify: Verify, Slots: slots, Store: st,
+		Source: &d.Source, Verify: Verify, Slots: d.watch(slots), Store: watchedStore{st, d},
 		Gate: func(_ context.Context, _ *ota.Manifest, at ota.Moment) error {
 			d.event("gate %s", at)
 			if refusals > 0 {
@@ -329,6 +396,7 @@ func (d *Device) hooks() ota.Hooks {
 		CheckStart: func() bool { d.event("CheckStart"); return true },
 		Suspend: func(context.Context) error {
 			d.event("Suspend")
+			d.told("suspend")
 			return d.Disk.Effect("suspend", func() { d.Suspended = true })
 		},
 		Started:  func(*ota.Manifest) { d.event("Started") },
@@ -354,6 +422,8 @@ type Source struct {
 	Reports   []ota.Report
 
 	device *Device
+	signed []byte // of Firmware without Change
+	of     *byte  // the first byte of its image
 }
 
 // Latest implements [ota.Source].
@@ -364,11 +434,15 @@ func (s *Source) Latest(context.Context) ([]byte, error) {
 	case s.Withdrawn:
 		return nil, ota.ErrNoUpdate
 	}
-	m := s.Firmware.Manifest()
 	if s.Change != nil {
+		m := s.Firmware.Manifest()
 		s.Change(m)
+		return Signed(m), nil
 	}
-	return Signed(m), nil
+	if first := &s.Firmware.Image[0]; s.of != first {
+		s.signed, s.of = Signed(s.Firmware.Manifest()), first
+	}
+	return bytes.Clone(s.signed), nil
 }
 
 // Open implements [ota.Source].
@@ -381,7 +455,7 @@ func (s *Source) Open(_ context.Context, _ *ota.Manifest, _ *ota.Image, offset i
 func (s *Source) Report(_ context.Context, r ota.Report) error {
 	d := s.device
 	if r.Result == ota.Succeeded {
-		c := &Device{Disk: d.Disk.Clone(), Backend: d.Backend, Known: d.Known}
+		c := d.clone()
 		var err error
 		for range 2 { // the first boot may be the trial of the next release
 			c.Disk.PowerOff(DropAll, 0)

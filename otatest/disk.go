@@ -64,9 +64,15 @@ type Disk struct {
 	stable  map[string]*node // medium
 	changes []*nameChange    // of names, not synced, in order
 	effects int              // since the last Arm
+	reads   int              // since the last Arm
 	cut     Cut
-	down    *PowerCut // set between a cut and PowerOn
-	boot    int       // files opened in an earlier one are gone
+	fell    bool                               // the cut that was armed last has come true
+	down    *PowerCut                          // set between a cut and PowerOn
+	boot    int                                // files opened in an earlier one are gone
+	bad     *badSector                         // or nil
+	unseen  bool                               // reads are the test's own, and do not count
+	seen    func(effect string)                // told every effect, in order; may be nil
+	classes func(name string, off int64) Where // what may rot, for Rotten; may be nil
 }
 
 // A node is a file, a directory or a device.
@@ -101,65 +107,6 @@ type Fault struct {
 	Did bool
 	// Short is the count of bytes that a write stores before it fails, if not Did.
 	Short int
-}
-
-// How says where in an effect a cut falls.
-type How int
-
-// Hows.
-const (
-	Before How = iota // the effect does not happen
-	After             // it happens, but whoever asked for it does not hear of it
-	// Torn: it happens in part. Of a write, some units reach the medium and one
-	// holds anything, also in bytes of that unit that were not written to. Of a
-	// sync, any part of what was to be synced reaches the medium. Names are
-	// changed as a whole or not at all, chance decides.
-	Torn
-)
-
-func (h How) String() string { return [...]string{"before", "after", "torn"}[h] }
-
-// Rest says what a power cut does to what was written but not synced.
-type Rest int
-
-// Rests.
-const (
-	KeepAll Rest = iota // it had reached the medium just in time
-	DropAll             // nothing had
-	Subset              // some had, in any order: chance decides for every 4 KiB and every name
-)
-
-func (r Rest) String() string { return [...]string{"keep all", "drop all", "subset"}[r] }
-
-// A Cut is one loss of power, or one end of the process.
-type Cut struct {
-	At   int    // the effect, counted from 1 after Arm; 0: none
-	How  How    //
-	Rest Rest   // without meaning for Agent
-	Unit int    // Torn: bytes that the medium writes at once, 1 to 4096; default 512
-	Seed uint64 // decides wherever chance does; the same seed decides the same
-
-	// Agent says that only the process ends, killed. The page cache survives, and
-	// Torn writes a part without damage.
-	Agent bool
-}
-
-func (c Cut) String() string {
-	s := fmt.Sprintf("%v effect %d", c.How, c.At)
-	if c.How == Torn {
-		s += fmt.Sprintf(" at %d bytes", c.unit())
-	}
-	if c.Agent {
-		return s + ", agent killed"
-	}
-	return fmt.Sprintf("%s, %v, seed %d", s, c.Rest, c.Seed)
-}
-
-func (c Cut) unit() int {
-	if c.Unit <= 0 {
-		return 512
-	}
-	return min(c.Unit, pageSize)
 }
 
 // PowerCut is what the disk panics with, as a pointer, when a [Cut] comes true, and
@@ -200,17 +147,36 @@ func (d *Disk) Clone() *Disk {
 		return c
 	}
 	c := &Disk{Capacity: d.Capacity, Handover: d.Handover, names: all(d.names), stable: all(d.stable), down: d.down}
+	if d.bad != nil {
+		c.bad = &badSector{clone(d.bad.n), d.bad.off}
+	}
 	for _, ch := range d.changes {
 		c.changes = append(c.changes, &nameChange{dirs: ch.dirs, set: all(ch.set)})
 	}
 	return c
 }
 
-// Arm sets the next cut, and counts effects from 0 again. Arm(Cut{}) disarms.
+// Arm sets the next cut, and counts effects and reads from 0 again. Arm(Cut{}) disarms.
 func (d *Disk) Arm(c Cut) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.cut, d.effects = c, 0
+	d.arm(c)
+}
+
+func (d *Disk) arm(c Cut) { d.cut, d.fell, d.effects, d.reads = c, false, 0, 0 }
+
+// Fell reports whether the cut that was armed last has come true.
+func (d *Disk) Fell() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.fell
+}
+
+// Reads returns the count of reads since the last Arm.
+func (d *Disk) Reads() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.reads
 }
 
 // Effects returns the count of effects since the last Arm.
@@ -252,32 +218,18 @@ func (d *Disk) PowerOn() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.boot++
-	d.down, d.cut, d.effects = nil, Cut{}, 0
+	d.down = nil
+	d.arm(Cut{})
 }
 
-// Rot flips bit 0 of one byte of a file, in cache and medium: a fault that no
-// sync protects from. It is not an effect.
-func (d *Disk) Rot(name string, off int64) error {
+// restart is a warm one: what was not synced is lost, and Handover and the cut that
+// is armed stay.
+func (d *Disk) restart() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	n, err := d.find("rot", name)
-	if err != nil {
-		return err
-	}
-	if off < 0 || off >= n.cache.size {
-		return &fs.PathError{Op: "rot", Path: name, Err: fmt.Errorf("offset %d is not in %d bytes", off, n.cache.size)}
-	}
-	for _, p := range []*pages{&n.cache, &n.medium} {
-		if off < p.size {
-			var b [1]byte
-			p.read(b[:], off)
-			p.write([]byte{b[0] ^ 1}, off)
-		}
-	}
-	return nil
+	d.lose(Cut{Rest: DropAll}, nil)
+	d.boot++
 }
-
-func (c Cut) chance() *rand.Rand { return rand.New(rand.NewPCG(c.Seed, uint64(c.At)<<8|uint64(c.How))) }
 
 // An operation is one effect.
 type operation struct {
@@ -289,13 +241,20 @@ type operation struct {
 func (d *Disk) effect(name string, op operation) error {
 	d.alive()
 	d.effects++
+	d.bounded()
 	var fault Fault
 	if d.OnEffect != nil {
 		fault = d.OnEffect(d.effects, name)
 	}
-	cut := d.cut.At == d.effects
+	if d.seen != nil {
+		d.seen(name)
+	}
+	cut := d.cut.At == d.effects && d.cut.How.power()
 	if cut && d.cut.How != After {
 		d.fall(name, op)
+	}
+	if d.cut.How == Rotten && d.cut.At == d.effects {
+		d.fell = d.decay(d.cut)
 	}
 	var err error
 	if fault.Err == nil || fault.Did {
@@ -328,8 +287,18 @@ func (d *Disk) fall(name string, op operation) {
 		d.lose(c, r)
 		d.Handover = ""
 	}
-	d.down = &PowerCut{c, name}
+	d.fell, d.down = true, &PowerCut{c, name}
 	panic(d.down)
+}
+
+// enough is more than the effects and reads of any update with the images of tests.
+const enough = 1_000_000
+
+// bounded ends a program that goes round in circles.
+func (d *Disk) bounded() {
+	if d.effects+d.reads > enough {
+		panic(fmt.Sprintf("%d effects and %d reads, and no end", d.effects, d.reads))
+	}
 }
 
 func (d *Disk) alive() {

@@ -303,13 +303,19 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	}
 	from := &f.n.cache
 	if f.flag&durable.Direct != 0 { // the kernel writes what is dirty before it reads past the cache
-		medium := f.n.medium.clone()
+		medium := f.n.medium
+		if len(f.n.pending) > 0 {
+			medium = medium.clone()
+		}
 		for _, ch := range f.n.pending {
 			ch.apply(&medium)
 		}
 		from = &medium
 	}
 	n := from.read(p, off)
+	if err := f.d.misread(f.n, off, n); err != nil {
+		return fail(err)
+	}
 	if f.d.OnRead != nil {
 		if err := f.d.OnRead(f.name, off, p[:n]); err != nil {
 			return fail(err)
@@ -353,6 +359,7 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 		}
 		f.n.write(p[:n], off)
 		f.n.through()
+		f.d.heal(f.n, off, int64(n))
 		stored = n
 		return err
 	}

@@ -135,7 +135,7 @@ func (f *flashFile) Erase(off, length int64) error {
 	}
 	erase := func(length int64) { n.write(ff[:length], off) }
 	err := f.d.effect(fmt.Sprintf("erase %s %d+%d", f.name, off, length), operation{
-		do: func() error { erase(length); n.through(); return nil },
+		do: func() error { erase(length); n.through(); f.d.heal(n, off, length); return nil },
 		torn: func(_ Cut, r *rand.Rand) {
 			if length == 0 {
 				return
