@@ -2,7 +2,9 @@ package image
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
+	"io"
 	"strings"
 )
 
@@ -112,4 +114,28 @@ func printable(b []byte) bool {
 		ok = ok && c >= ' ' && c < 0x7F
 	}
 	return ok && len(b) > 0
+}
+
+// ReadAppDesc returns the descriptor of the application that begins at offset 0
+// of r and ends before size, without verifying the image: nothing vouches for
+// what it says. It is what ESP-IDF's bootloader compares for anti-rollback before it
+// has loaded anything. An error of r is returned as it is.
+func ReadAppDesc(r io.ReaderAt, size int64) (*AppDesc, error) {
+	s := &scanner{r: r, size: size, hash: sha256.New()}
+	info := new(Info)
+	if _, err := s.header(info); err != nil {
+		return nil, err
+	}
+	var b [segmentHeader]byte
+	if err := s.next(b[:], "header of segment 1"); err != nil {
+		return nil, err
+	}
+	seg := Segment{Offset: s.at, Addr: binary.LittleEndian.Uint32(b[:]), Size: binary.LittleEndian.Uint32(b[4:])}
+	if err := s.need(int64(min(seg.Size, appDescSize)), "descriptor"); err != nil {
+		return nil, err
+	}
+	if err := s.descriptor(info, seg, Options{App: true}); err != nil {
+		return nil, err
+	}
+	return info.App, nil
 }

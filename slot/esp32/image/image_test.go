@@ -346,3 +346,23 @@ func ExampleVerify() {
 	// bess 2.1.0 for ESP32-S3
 	// image is for ESP32-S3 (chip 9), this device is an ESP32 (chip 0): build it for that one
 }
+
+func TestReadAppDesc(t *testing.T) {
+	b := imagetest.App(imagetest.Spec{Version: "3.1", SecureVersion: 9, Size: 9000})
+	d, err := image.ReadAppDesc(bytes.NewReader(b), int64(len(b)))
+	if err != nil || d.Version != "3.1" || d.SecureVersion != 9 {
+		t.Errorf("got %+v, %v, want version 3.1", d, err)
+	}
+	for n := range 288 { // header, header of the segment, descriptor
+		if _, err := image.ReadAppDesc(bytes.NewReader(b), int64(n)); ota.CodeOf(err) != ota.ErrValidation {
+			t.Errorf("of %d bytes: got %v, want a validation error", n, err)
+		}
+	}
+	boot := imagetest.Bootloader(imagetest.Spec{})
+	if d, err := image.ReadAppDesc(bytes.NewReader(boot), int64(len(boot))); ota.CodeOf(err) != ota.ErrIncompatible {
+		t.Errorf("of a bootloader: got %+v, %v, want that it is no application", d, err)
+	}
+	if _, err := image.ReadAppDesc(&brokenReader{b: b, from: 100}, int64(len(b))); !errors.Is(err, errBroken) {
+		t.Errorf("got %v, want the error of the medium", err)
+	}
+}
