@@ -93,6 +93,13 @@ type Backend interface {
 	Image(d *Disk, slot string) []byte
 }
 
+// A Packer is a [Backend] whose bootloader starts images of its own format only.
+type Packer interface {
+	// Pack returns an image of that format, made of image: about as large, and
+	// different wherever another one is.
+	Pack(image []byte) []byte
+}
+
 // A Boot is what the kernel knows of one: the slot that [Backend.PowerOn] returned,
 // as on its command line, and an id.
 type Boot struct{ Slot, ID string }
@@ -136,6 +143,12 @@ const startPause = 10 * time.Second
 // Start formats the device with known[0], which runs, and lets the source offer
 // the last of known.
 func Start(b Backend, known ...Firmware) (*Device, error) {
+	if p, ok := b.(Packer); ok {
+		known = slices.Clone(known)
+		for i := range known {
+			known[i].Image = p.Pack(known[i].Image)
+		}
+	}
 	d := &Device{Disk: NewDisk(), Backend: b, Known: known}
 	d.Source.device = d
 	d.Source.Firmware = known[len(known)-1]

@@ -33,6 +33,9 @@ type SlotsUnderTest struct {
 	Cuts bool
 	// ChunkSize in bytes. Default: 4096.
 	ChunkSize int
+	// Pack is [Packer.Pack], for slots that try images of one format only, with
+	// which both slots must begin. May be nil.
+	Pack func(image []byte) []byte
 }
 
 // TestSlots tests whether slots keep what [ota.Slots] and [ota.Slot] promise.
@@ -149,6 +152,9 @@ func (s *slotsTest) open(slot string) ota.Slot {
 func (s *slotsTest) image(n int, seed byte) []byte {
 	b := make([]byte, n*s.ChunkSize+s.ChunkSize/2+1)
 	rand.NewChaCha8([32]byte{seed}).Read(b)
+	if s.Pack != nil {
+		return s.Pack(b)
+	}
 	return b
 }
 
