@@ -65,7 +65,7 @@ func ParseTableCSV(r io.Reader, tableOffset uint32) (*Table, error) {
 	end, read := int64(tableOffset)+SectorSize, 0
 	for n := 1; lines.Scan(); n++ {
 		if read += len(lines.Bytes()) + 1; read > maxCSV {
-			return nil, invalid("partitions.csv is larger than %d bytes", maxCSV)
+			return nil, invalid("partition table is larger than %d bytes: is it a partitions.csv?", maxCSV)
 		}
 		line := strings.TrimSpace(strings.TrimPrefix(lines.Text(), "\ufeff"))
 		if line == "" || strings.HasPrefix(line, "#") {
@@ -73,18 +73,18 @@ func ParseTableCSV(r io.Reader, tableOffset uint32) (*Table, error) {
 		}
 		p, err := parseLine(line, tableOffset, &end)
 		if err != nil {
-			return nil, invalid("partitions.csv: line %d: %w", n, err)
+			return nil, invalid("line %d: %w", n, err)
 		}
 		t.Partitions = append(t.Partitions, p)
 	}
 	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("read partitions.csv: %w", err)
+		return nil, fmt.Errorf("read partition table: %w", err)
 	}
 	if err := t.Check(tableOffset, 0); err != nil {
-		return nil, fmt.Errorf("partitions.csv: %w", err)
+		return nil, err
 	}
 	if _, err := t.Encode(); err != nil { // too many
-		return nil, invalid("partitions.csv: %w", err)
+		return nil, invalid("%w", err)
 	}
 	return t, nil
 }

@@ -95,13 +95,13 @@ func TestTableCSVRefused(t *testing.T) {
 		"otadata,data,ota,0xC000,0x1000":       "must have 0x2000",
 		"b,bootloader,primary,N/A,N/A\n" + nvs: "offset \"N/A\" is not a number",
 		strings.Repeat("#\n", 40000):           "larger than 65536 bytes",
-		strings.Repeat("#", 70000):             "read partitions.csv",
+		strings.Repeat("#", 70000):             "read partition table",
 	} {
 		got, err := image.ParseTableCSV(strings.NewReader(csv), image.TableOffset)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.60q: got %v, %v, want an error with %q", csv, got, err, want)
 		}
-		if want != "read partitions.csv" && ota.CodeOf(err) != ota.ErrValidation {
+		if want != "read partition table" && ota.CodeOf(err) != ota.ErrValidation {
 			t.Errorf("%.60q: got code %v, want a validation error", csv, ota.CodeOf(err))
 		}
 	}

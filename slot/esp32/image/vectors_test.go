@@ -157,10 +157,20 @@ func TestVectors(t *testing.T) {
 				t.Errorf("got %s, want %s", got, rsaKey)
 			}
 		},
-		"onebyte.bin":                            refused(image.Options{}, "begins with 0x61"),
-		"zerolength.bin":                         refused(image.Options{}, "empty"),
-		"not_4_byte_aligned.bin":                 refused(image.Options{}, ""),
-		"esp32c3_header_min_rev.bin":             refused(image.Options{Rev: 2}, ""),
+		"onebyte.bin":            refused(image.Options{}, "begins with 0x61"),
+		"zerolength.bin":         refused(image.Options{}, "empty"),
+		"not_4_byte_aligned.bin": refused(image.Options{}, "byte 23 is 0x20"), // of an ESP8266, whose header is shorter
+		"esp32c3_header_min_rev.bin": func(t *testing.T, b []byte) { // a header and one segment of nothing
+			info, err := verify(b, image.Options{Exact: true, Rev: 255})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info.Chip != image.ESP32C3 || info.MinRev != 255 || info.MaxRev != 0 || info.HashAppended {
+				t.Errorf("got %+v, want an ESP32-C3 of v2.55 or newer", info)
+			}
+			refused(image.Options{Rev: 254}, "v2.55 and newer")(t, b)
+			refused(image.Options{App: true}, "no application")(t, b)
+		},
 		"partitions_singleapp_no_terminator.bin": refused(image.Options{}, "begins with 0xaa"),
 		"idf_partitions.bin":                     table("nvs", "phy_инит_", "factory"),
 		"single_factory_no_ota.bin":              table("nvs", "phy_init", "factory"),
