@@ -19,7 +19,7 @@ func (OS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return osFile{f}, nil
+	return wrap(f)
 }
 
 // Rename implements [FS].
