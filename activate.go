@@ -35,7 +35,7 @@ func (m *Manager) activate(ctx context.Context, r Record, b Boot) (Record, error
 	if r.Release.NoReboot {
 		if m.tried != r.Attempt { // once: each time wears the bootloader's flash
 			if err := m.cfg.Slots.Try(ctx, r.Slot); err != nil {
-				return back(fmt.Errorf("try slot %s: %w", r.Slot, err))
+				return m.untried(r, b, back, fmt.Errorf("try slot %s: %w", r.Slot, err))
 			}
 			m.tried = r.Attempt
 		}
@@ -48,7 +48,7 @@ func (m *Manager) activate(ctx context.Context, r Record, b Boot) (Record, error
 			return back(err)
 		}
 		if err := m.cfg.Slots.Try(ctx, r.Slot); err != nil {
-			return back(fmt.Errorf("try slot %s: %w", r.Slot, err))
+			return m.untried(r, b, back, fmt.Errorf("try slot %s: %w", r.Slot, err))
 		}
 		if err := m.ask(ctx, r, AtRestart, StatusReadyToApply); err != nil {
 			return back(err)
@@ -72,4 +72,22 @@ func (m *Manager) activate(ctx context.Context, r Record, b Boot) (Record, error
 		return r, errWaiting
 	}
 	return back(fmt.Errorf("%w: asked for a restart %v ago, and nothing happened", ErrInternal, m.cfg.RollbackTimeout))
+}
+
+// untried deals with slots that do not try what is staged. Its image may have
+// been damaged since it was verified, so that it is read again, and repaired. If it
+// is what the manifest says, and this device still refuses it, no waiting will help.
+func (m *Manager) untried(r Record, b Boot, back func(error) (Record, error), err error) (Record, error) {
+	again := m.refused == r.Attempt
+	m.verified, m.refused = "", ""
+	staged, undo := back(nil)
+	if undo != nil {
+		return staged, undo
+	}
+	if code := CodeOf(err); code == ErrValidation || code == ErrIncompatible {
+		if m.refused = r.Attempt; again {
+			return m.end(staged, b, Failed, err), nil
+		}
+	}
+	return staged, err
 }

@@ -3,6 +3,7 @@ package ota_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -118,4 +119,34 @@ func (s oneSlot) Booted(ctx context.Context) (ota.Boot, error) {
 	b, err := s.Slots.Booted(ctx)
 	b.Other = b.Slot
 	return b, err
+}
+
+// Slots refuse an image for good, although it is what the manifest says. It is read
+// again, and then that is the end of it: the application is not suspended for ever.
+func TestImageThatTheSlotsRefuse(t *testing.T) {
+	for _, refusals := range []int{1, 1000} {
+		t.Run(fmt.Sprint(refusals), func(t *testing.T) {
+			device(t, func(t *testing.T, d *otatest.Device) {
+				asked := 0
+				configure(d, func(c *ota.Config) {
+					c.Slots = &wrapped{Slots: c.Slots, try: func(next func() error) error {
+						if asked++; asked > refusals {
+							return next()
+						}
+						return fmt.Errorf("%w: no application", ota.ErrValidation)
+					}}
+				})
+				live(t, d)
+				if refusals == 1 {
+					wantRunning(t, d, "1.0.1")
+					return
+				}
+				wantRunning(t, d, "1.0.0")
+				wantReport(t, d, ota.Failed, ota.ErrValidation, "no application")
+				if asked != 2 || d.Suspended {
+					t.Errorf("asked %d times, want 2; suspended: %v", asked, d.Suspended)
+				}
+			})
+		})
+	}
 }

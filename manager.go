@@ -44,6 +44,7 @@ type Manager struct {
 	asked         string    // attempt for which the gate has allowed to write
 	started       string    // attempt for which Started was called
 	armed         string    // attempt for which the gate has allowed the restart
+	refused       string    // attempt whose image the slots would not try the last time
 	tried         string    // attempt for which the bootloader was told to try
 	verified      string    // digest and slot that were read back
 	rebooting     time.Time // when the restart was asked for

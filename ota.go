@@ -84,7 +84,9 @@ type Slots interface {
 	Open(ctx context.Context, component, slot string) (Slot, error)
 
 	// Try makes slot boot once. Unless MarkGood follows in that slot, the boot
-	// after it is the present slot again. It returns once this is durable.
+	// after it is the present slot again. It returns once this is durable. An image
+	// that this device's bootloader could not start should be refused, with
+	// [ErrValidation] or [ErrIncompatible].
 	Try(ctx context.Context, slot string) error
 
 	// MarkGood makes the running slot the one that boots from now on, and

@@ -3,7 +3,6 @@ package esp32
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -213,12 +212,9 @@ func (c *control) setLow(r io.ReaderAt, l layout, cfg Config) {
 		if !cfg.AntiRollback || !c.entry[i].Valid() {
 			continue
 		}
-		// Magic number and security version of esp_app_desc_t, which lies behind the
-		// headers of image and segment: 24 and 8 bytes (esp_app_format.h).
-		var b [8]byte
-		_, err := section(r, l.slots[c.slot(i)]).ReadAt(b[:], 32)
-		le := binary.LittleEndian
-		c.low[i] = err != nil || le.Uint32(b[:]) != 0xABCD5432 || le.Uint32(b[4:]) < cfg.SecureVersion
+		p := l.slots[c.slot(i)]
+		d, err := image.ReadAppDesc(section(r, p), int64(p.Size))
+		c.low[i] = err != nil || d.SecureVersion < cfg.SecureVersion
 	}
 }
 
@@ -237,6 +233,9 @@ func verify(r io.ReaderAt, p image.Partition, cfg Config, app bool) error {
 		o.MinSecureVersion = cfg.SecureVersion
 	}
 	_, err := image.Verify(section(r, p), int64(p.Size), o)
+	if _, coded := errors.AsType[ota.ErrorCode](err); err != nil && !coded {
+		return fmt.Errorf("%w: %w", ota.ErrValidation, err) // the bootloader cannot read it either
+	}
 	return err
 }
 
@@ -361,26 +360,30 @@ func (s *Slots) try(ctx context.Context, slot string) error {
 
 // settle makes ready for a plan: what is in the cache only comes to the medium,
 // and what was seen of the bootloader into new entries.
-func (s *Slots) settle(n *now) (err error) {
+func (s *Slots) settle(n *now) error {
 	if err := durable.SyncFile(s.flash.fsys, s.flash.path); err != nil {
 		return pair.FlashError(err)
 	}
-	n.label, err = s.evidence(n.control)
-	return err
+	label, err := s.evidence(n.control)
+	if err != nil { // then the next trial shows it again
+		s.cfg.Log.Warn("cannot remember what was seen of the bootloader", "flash", s.cfg.Flash, "error", err)
+	}
+	n.label = label
+	return nil
 }
 
-// MarkGood implements [ota.Slots]. At the end of a trial, the entry of the slot
-// from before stays, for the case that this one is lost.
+// MarkGood implements [ota.Slots]. Both entries say so afterwards; where they do,
+// nothing is written.
 func (s *Slots) MarkGood(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.good(ctx, false); err != nil {
+	if err := s.good(ctx); err != nil {
 		return fmt.Errorf("mark the running slot good: %w", err)
 	}
 	return nil
 }
 
-func (s *Slots) good(ctx context.Context, alone bool) error {
+func (s *Slots) good(ctx context.Context) error {
 	n, err := s.now(ctx)
 	if err != nil {
 		return err
@@ -388,7 +391,7 @@ func (s *Slots) good(ctx context.Context, alone bool) error {
 	if err := s.settle(&n); err != nil {
 		return err
 	}
-	return s.write(&n.control, n.good(n.running, alone))
+	return s.write(&n.control, n.good(n.running))
 }
 
 // prepare makes slot i unbootable before it is written.
@@ -409,7 +412,7 @@ func (s *Slots) prepare(ctx context.Context, i int) error {
 	if err := s.settle(&n); err != nil {
 		return err
 	}
-	return s.write(&n.control, n.good(n.running, true))
+	return s.write(&n.control, n.good(n.running))
 }
 
 // Reboot implements [ota.Slots].

@@ -21,19 +21,20 @@ func (c *control) settled(slot int, cur uint32) Entry {
 }
 
 // good plans how running becomes what boots from now on. Afterwards both entries
-// say so, so that either may rot; but alone unset leaves an entry that says which
-// slot was good before, for the day on which the other one is lost.
+// say so, with the greater number in the one that was written last: either may rot.
+// The slot from before needs no entry to be the last resort. The bootloader loads
+// it when the running one is damaged, whatever otadata says.
 //
 // What holds after every step, and while one is cut: an entry that boots running
 // for good, once there is one; before that, what was there already. On trial that
 // is the way back: see [control.goodStep].
-func (c control) good(running int, alone bool) []step {
+func (c control) good(running int) []step {
 	if running == factory {
 		return c.clear()
 	}
 	var steps []step
 	for range 5 { // at most four are needed; see TestPlans
-		s, ok := c.goodStep(running, alone)
+		s, ok := c.goodStep(running)
 		if !ok {
 			break
 		}
@@ -43,7 +44,7 @@ func (c control) good(running int, alone bool) []step {
 	return steps
 }
 
-func (c *control) goodStep(running int, alone bool) (s step, ok bool) {
+func (c *control) goodStep(running int) (s step, ok bool) {
 	a := c.active()
 	if a < 0 {
 		return step{0, c.settled(running, 0)}, true
@@ -72,7 +73,7 @@ func (c *control) goodStep(running int, alone bool) (s step, ok bool) {
 	case e.Seq > lastSeq:
 		return step{a, c.settled(running, c.entry[o].Seq)}, true
 
-	case c.staysIn(o, running), c.stays(o) && !alone:
+	case c.staysIn(o, running):
 		return s, false
 	}
 	return step{o, c.settled(running, e.Seq)}, true
@@ -120,7 +121,7 @@ func (c control) try(running, slot int, as State) []step {
 	var steps []step
 	back := c.wayBack(running)
 	if back < 0 || c.entry[back].Seq > lastSeq {
-		steps = c.good(running, true)
+		steps = c.good(running)
 		for _, s := range steps {
 			c.do(s)
 		}

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 
@@ -124,7 +125,7 @@ func (b Backend) PowerOn(d *otatest.Disk) (string, error) { return b.Bootloader(
 func (b Backend) Config(boot otatest.Boot, restart func(context.Context) error) esp32.Config {
 	chip := image.ESP32
 	return esp32.Config{
-		Flash: Flash, Rollback: !b.Old, Chip: &chip, Restart: restart,
+		Flash: Flash, Rollback: !b.Old, Chip: &chip, Restart: restart, Log: slog.New(slog.DiscardHandler),
 		Booted: func(context.Context) (string, string, error) { return boot.Slot, boot.ID, nil },
 	}
 }
