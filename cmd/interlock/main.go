@@ -45,6 +45,7 @@ type cli struct {
 	Groups   groupsCmd   `cmd:"" group:"fleet" help:"List and make groups."`
 
 	Device deviceCmd `cmd:"" group:"device" help:"Talk to the agent on this device."`
+	ESP32  esp32Cmd  `cmd:"" name:"esp32" group:"device" help:"Look into an ESP32's flash, or build one."`
 
 	Version versionCmd `cmd:"" group:"start" help:"Print the version of this program."`
 }

@@ -35,6 +35,11 @@ func TestScripts(t *testing.T) {
 			"filemode": fileMode,
 			"fill":     fill,
 			"await":    await,
+			"esp32app": esp32App,
+			"otadata":  otadata,
+			"erase":    erase,
+			"part":     part,
+			"word":     word,
 		},
 	})
 }
