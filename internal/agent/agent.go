@@ -36,6 +36,7 @@ import (
 	"github.com/interlock-energy/ota/internal/logfile"
 	"github.com/interlock-energy/ota/internal/sdnotify"
 	"github.com/interlock-energy/ota/internal/supervise"
+	"github.com/interlock-energy/ota/internal/watchdog"
 	"github.com/interlock-energy/ota/slot/file"
 	"github.com/interlock-energy/ota/store"
 )
@@ -66,6 +67,7 @@ type Agent struct {
 	restart chan struct{} // the manager wants the device restarted; slot.run only
 	pushNow chan struct{} // something is worth telling the server
 	record  atomic.Pointer[ota.Record]
+	dog     *watchdog.Keeper // nil: no hardware watchdog
 
 	mu               sync.Mutex
 	store            *store.File
@@ -149,6 +151,9 @@ func (a *Agent) fill() (err error) {
 	if _, err := a.newSources(version); err != nil {
 		return err
 	}
+	if c.Watchdog.Device != "" {
+		a.dog = a.newDog(watchdog.Open)
+	}
 	a.snap = ota.Snapshot{State: ota.Idle, Since: a.started}
 	// The manager has the last word on what the values mean.
 	_, err = ota.New(a.managerConfig(context.Background(), version, struct{ ota.Source }{}, nil))
@@ -170,6 +175,7 @@ func (a *Agent) Close() {
 // Run works until ctx ends, and returns nil then. It may be called once.
 func (a *Agent) Run(ctx context.Context) (err error) {
 	defer a.Close()
+	defer a.holdDog(ctx)()
 	ctx, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer func() {
@@ -346,7 +352,7 @@ func (a *Agent) managerConfig(ctx context.Context, version string, src ota.Sourc
 		Hooks: a.hooks(ctx), Suspend: a.suspend,
 		StartupDelay: time.Duration(valueOr(c.StartupDelay, Duration(10*time.Second))), Automatic: c.AutomaticUpdate,
 		NoRollback: !valueOr(c.AllowRollback, true), Unprotected: c.Slot.Unprotected, RollbackTimeout: c.rollbackTimeout(),
-		ValidationTime: time.Duration(valueOr(c.ValidationTime, Duration(10*time.Second))), MaxTries: c.MaxTries,
+		ValidationTime: time.Duration(valueOr(c.ValidationTime, Duration(validationTime))), MaxTries: c.MaxTries,
 		Retries: valueOr(c.Retries, 3), RetryDelay: time.Duration(c.RetryDelay), StallTimeout: time.Duration(c.StallTimeout),
 		MaxBackoff: time.Duration(c.MaxBackoff), VerifyMD5: c.VerifyMD5, BuildTime: c.Built, Log: a.log,
 	}

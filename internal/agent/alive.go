@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/interlock-energy/ota"
@@ -14,7 +15,9 @@ import (
 // of something of ours: a write to flash that is dying, a store, a gate. So the
 // calls are watched, and not the time since the last progress.
 type alive struct {
-	limit time.Duration // of one call
+	limit time.Duration            // of one call
+	begun atomic.Bool              // the manager, or the first boot of slot.run, is at work
+	boot  atomic.Pointer[ota.Boot] // what is booted; nil: not known yet
 
 	mu    sync.Mutex
 	depth int
@@ -82,7 +85,12 @@ type watchedSlots struct {
 
 func (s watchedSlots) Booted(ctx context.Context) (ota.Boot, error) {
 	defer s.l.enter("finding out what is booted")()
-	return s.Slots.Booted(ctx)
+	b, err := s.Slots.Booted(ctx)
+	if err == nil {
+		s.l.boot.Store(&b)
+	}
+	s.l.begun.Store(true)
+	return b, err
 }
 
 func (s watchedSlots) Open(ctx context.Context, component, slot string) (ota.Slot, error) {

@@ -65,6 +65,9 @@ func (c *Config) check() error {
 	if err := c.Battery.check(); err != nil {
 		return err
 	}
+	if err := c.Watchdog.check(); err != nil {
+		return err
+	}
 	maxCall := orDefault(c.Watchdog.MaxCall, Duration(defaultMaxCall))
 	for name, d := range c.timeouts() {
 		if d >= maxCall {

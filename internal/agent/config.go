@@ -199,10 +199,15 @@ type Control struct {
 	Socket string `yaml:"socket"` // default /run/interlock/interlockd.sock; "none": no socket
 }
 
-// Watchdog bounds what the agent may be stuck in.
+// Watchdog bounds what the agent may be stuck in, and names the hardware that
+// restarts a device which hangs as a whole.
 type Watchdog struct {
-	// MaxCall is how long one write, sync, hook or question may take before the
-	// systemd watchdog is no longer fed; default 10m.
+	Device  string   `yaml:"device"`  // for example /dev/watchdog; default: none
+	Timeout Duration `yaml:"timeout"` // from the last feeding to the restart; default 30s
+	Hold    string   `yaml:"hold"`    // always (default), or trial: handed over once the firmware is good
+
+	// MaxCall is how long one write, sync, hook or question may take before
+	// systemd's watchdog and the hardware are no longer fed; default 10m.
 	MaxCall Duration `yaml:"max_call"`
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/gate/bms"
 	"github.com/interlock-energy/ota/internal/control"
+	"github.com/interlock-energy/ota/internal/watchdog"
 )
 
 // This file is what the control socket shows: Agent is a [control.Device].
@@ -81,6 +82,9 @@ func (a *Agent) Warnings() (w []string) {
 		if s.HTTPS != nil && s.HTTPS.AllowPlain {
 			w = append(w, "https.allow_plain is true: everybody on the way can read the token, and can hide updates")
 		}
+	}
+	if d := a.Watchdog(); d != nil && d.Why != "" && d.State != watchdog.Busy {
+		w = append(w, fmt.Sprintf("the hardware watchdog is %s: %s", d.State, d.Why))
 	}
 	if a.logFile != nil && a.logFile.Err() != nil {
 		w = append(w, fmt.Sprintf("the log file cannot be written: %v", a.logFile.Err()))

@@ -139,7 +139,7 @@ var knownKeys = map[string][]string{
 	"Slot":     {"kind", "dir", "components", "boot_file", "capacity", "run", "component", "factory", "start_timeout", "stop_grace", "unprotected", "booted", "reboot"},
 	"Booted":   {"command", "cmdline"},
 	"Control":  {"socket"},
-	"Watchdog": {"max_call"},
+	"Watchdog": {"device", "timeout", "hold", "max_call"},
 }
 
 // nearest returns the known word that s is a misspelling of, if one is near.
@@ -177,7 +177,7 @@ func editDistance(a, b string) int {
 // resolve makes relative paths absolute, so that it does not matter where the
 // agent was started.
 func (c *Config) resolve(dir string) {
-	paths := []*string{&c.StateDir, &c.Device.VersionFile, &c.Battery.Path, &c.Slot.Dir, &c.Slot.BootFile, &c.Slot.Factory}
+	paths := []*string{&c.StateDir, &c.Device.VersionFile, &c.Battery.Path, &c.Slot.Dir, &c.Slot.BootFile, &c.Slot.Factory, &c.Watchdog.Device}
 	if c.Control.Socket != noSocket {
 		paths = append(paths, &c.Control.Socket)
 	}

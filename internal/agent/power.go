@@ -55,7 +55,13 @@ func (a *Agent) boot(ctx context.Context) error {
 	case <-a.restart: // asked for by what is gone already
 	default:
 	}
+	powered := a.alive.enter("picking the slot that boots")
+	a.alive.begun.Store(true)
 	slot, bootErr := a.player.PowerOn(ctx)
+	if bootErr == nil {
+		_, _ = watchedSlots{a.slots, &a.alive}.Booted(ctx) // for the watchdog; the manager asks again
+	}
+	powered()
 	if slot == "" {
 		return bootErr
 	}

@@ -69,7 +69,7 @@ func New(cfg Config) *Keeper {
 		cfg.Log = slog.Default()
 	}
 	return &Keeper{cfg: cfg, stop: make(chan struct{}), done: make(chan struct{}),
-		status: Status{Device: cfg.Path, State: Missing, Why: "not opened yet"}}
+		status: Status{Device: cfg.Path, State: Missing}}
 }
 
 // Status returns what the keeper does. It never waits for the device.

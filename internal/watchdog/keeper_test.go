@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -13,117 +12,25 @@ import (
 	"time"
 
 	"github.com/interlock-energy/ota/internal/watchdog"
+	"github.com/interlock-energy/ota/internal/watchdog/watchdogtest"
 )
 
-// board is a fake of a watchdog, and of the device that it restarts. It counts down
-// in the time of the bubble, as the hardware would: real ones need a virtual machine.
-type board struct {
-	info    watchdog.Info
-	longest time.Duration // that the driver takes; 0: any
-	silent  bool          // the driver does not tell its timeout
-	openErr error
-	feedErr error
-
-	mu      sync.Mutex
-	timeout time.Duration
-	timer   *time.Timer
-	open    bool
-	opens   int
-	fed     []time.Duration // since the start, whole seconds
-	began   time.Time
-	resets  int
-}
-
-func newBoard() *board {
-	return &board{info: watchdog.Info{Identity: "fake watchdog", LastReset: "not by this watchdog"}, timeout: time.Minute, began: time.Now()}
-}
-
-func (b *board) Open(string) (watchdog.Device, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.openErr != nil {
-		return nil, b.openErr
-	}
-	if b.open {
-		return nil, syscall.EBUSY
-	}
-	b.open = true
-	b.opens++
-	b.count()
-	return b, nil
-}
-
-// count begins the countdown anew.
-func (b *board) count() {
-	if b.timer != nil {
-		b.timer.Stop()
-	}
-	b.timer = time.AfterFunc(b.timeout, func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.resets++
-	})
-}
-
-func (b *board) Info() watchdog.Info { return b.info }
-
-func (b *board) SetTimeout(t time.Duration) (time.Duration, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.longest > 0 && t > b.longest {
-		return 0, syscall.EINVAL
-	}
-	b.timeout = t
-	b.count()
-	if b.silent {
-		return 0, nil
-	}
-	return t, nil
-}
-
-func (b *board) Feed() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.feedErr != nil {
-		return b.feedErr
-	}
-	b.fed = append(b.fed, time.Since(b.began).Truncate(time.Second))
-	b.count()
-	return nil
-}
-
-func (b *board) Close(disarm bool) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.open = false
-	if (disarm || b.info.Lax) && !b.info.NoWayOut {
-		b.timer.Stop()
-	}
-	return nil
-}
-
-func (b *board) set(change func()) { b.mu.Lock(); defer b.mu.Unlock(); change() }
-
-func (b *board) wantResets(t *testing.T, want int) {
+func wantResets(t *testing.T, b *watchdogtest.Board, want int) {
 	t.Helper()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.resets != want {
-		t.Errorf("got %d resets by the hardware, want %d", b.resets, want)
+	if got := b.Resets(); got != want {
+		t.Errorf("got %d resets by the hardware, want %d", got, want)
 	}
 }
 
-func (b *board) wantOpen(t *testing.T, want bool) {
+func wantOpen(t *testing.T, b *watchdogtest.Board, want bool) {
 	t.Helper()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.open != want {
-		t.Errorf("got it open %v, want %v", b.open, want)
+	if got := b.IsOpen(); got != want {
+		t.Errorf("got it open %v, want %v", got, want)
 	}
 }
 
 // keeper starts one for 30 s whose need can be changed.
-func keeper(b *board, need *atomic.Pointer[watchdog.Need]) *watchdog.Keeper {
+func keeper(b *watchdogtest.Board, need *atomic.Pointer[watchdog.Need]) *watchdog.Keeper {
 	if need.Load() == nil {
 		need.Store(&watchdog.Need{})
 	}
@@ -142,7 +49,7 @@ func wantState(t *testing.T, k *watchdog.Keeper, state, why string) {
 
 func TestFedThriceInTheTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBoard()
+		b := watchdogtest.NewBoard()
 		var need atomic.Pointer[watchdog.Need]
 		k := keeper(b, &need)
 		time.Sleep(25 * time.Second)
@@ -151,29 +58,29 @@ func TestFedThriceInTheTimeout(t *testing.T) {
 		if got := k.Status(); got != want {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
-		if got, want := fmt.Sprint(b.fed), "[0s 0s 10s 20s]"; got != want {
+		if got, want := fmt.Sprint(b.Fed()), "[0s 0s 10s 20s]"; got != want {
 			t.Errorf("fed at %s, want %s: when opened, and after asking, at once and every 10 s", got, want)
 		}
 		time.Sleep(24 * time.Hour)
 		k.Stop(watchdog.Disarm)
 		time.Sleep(time.Hour)
-		b.wantResets(t, 0)
+		wantResets(t, b, 0)
 		wantState(t, k, watchdog.Released, "")
 	})
 }
 
 func TestStuckIsNotFed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBoard()
+		b := watchdogtest.NewBoard()
 		var need atomic.Pointer[watchdog.Need]
 		k := keeper(b, &need)
 		time.Sleep(time.Hour + time.Second)
 		need.Store(&watchdog.Need{Stuck: errors.New("the flash is dying")})
 		time.Sleep(28 * time.Second)
-		b.wantResets(t, 0)
+		wantResets(t, b, 0)
 		wantState(t, k, watchdog.Starved, "the flash is dying")
 		time.Sleep(2 * time.Second)
-		b.wantResets(t, 1)
+		wantResets(t, b, 1)
 		k.Stop(watchdog.Disarm)
 	})
 }
@@ -181,7 +88,7 @@ func TestStuckIsNotFed(t *testing.T) {
 // A program that is itself again in time is not restarted.
 func TestStuckForAMoment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBoard()
+		b := watchdogtest.NewBoard()
 		var need atomic.Pointer[watchdog.Need]
 		k := keeper(b, &need)
 		need.Store(&watchdog.Need{Stuck: errors.New("slow")})
@@ -191,24 +98,24 @@ func TestStuckForAMoment(t *testing.T) {
 		time.Sleep(time.Hour)
 		wantState(t, k, watchdog.Held, "")
 		k.Stop(watchdog.Disarm)
-		b.wantResets(t, 0)
+		wantResets(t, b, 0)
 	})
 }
 
 // A question that hangs is no yes.
 func TestAskHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBoard()
+		b := watchdogtest.NewBoard()
 		hang := make(chan struct{})
 		k := watchdog.New(watchdog.Config{Path: "/dev/watchdog", Timeout: 30 * time.Second, Open: b.Open, Log: slog.New(slog.DiscardHandler),
 			Ask: func() watchdog.Need { <-hang; return watchdog.Need{} }})
 		k.Start() // returns: the watchdog is armed before anything can hang
-		b.wantOpen(t, true)
+		wantOpen(t, b, true)
 		if got, want := k.Status().State, watchdog.Held; got != want {
 			t.Errorf("got %s, want %s, and an answer at once", got, want)
 		}
 		time.Sleep(31 * time.Second)
-		b.wantResets(t, 1)
+		wantResets(t, b, 1)
 		close(hang)
 		k.Stop(watchdog.Disarm)
 	})
@@ -217,20 +124,20 @@ func TestAskHangs(t *testing.T) {
 func TestEnds(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		change func(*board)
+		change func(*watchdogtest.Board)
 		end    watchdog.End
 		after  time.Duration // until the hardware restarts the device; 0: never
 	}{
 		{"disarmed", nil, watchdog.Disarm, 0},
 		{"armed", nil, watchdog.Armed, 30 * time.Second},
-		{"armed, lax driver", func(b *board) { b.info.Lax = true }, watchdog.Armed, 0},
+		{"armed, lax driver", func(b *watchdogtest.Board) { b.Told.Lax = true }, watchdog.Armed, 0},
 		{"shutdown", nil, watchdog.Restart, watchdog.ShutdownTime},
-		{"shutdown, and the driver takes 15 s at most", func(b *board) { b.longest = 15 * time.Second }, watchdog.Restart, 0},
-		{"disarmed, nowayout", func(b *board) { b.info.NoWayOut = true }, watchdog.Disarm, 30 * time.Second},
+		{"shutdown, and the driver takes 15 s at most", func(b *watchdogtest.Board) { b.Longest = 15 * time.Second }, watchdog.Restart, 0},
+		{"disarmed, nowayout", func(b *watchdogtest.Board) { b.Told.NoWayOut = true }, watchdog.Disarm, 30 * time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := newBoard()
+				b := watchdogtest.NewBoard()
 				if tt.change != nil {
 					tt.change(b)
 				}
@@ -238,16 +145,16 @@ func TestEnds(t *testing.T) {
 				k := keeper(b, &need)
 				time.Sleep(time.Hour + 7*time.Second)
 				k.Stop(tt.end)
-				b.wantOpen(t, false)
+				wantOpen(t, b, false)
 				if tt.after == 0 {
 					time.Sleep(24 * time.Hour)
-					b.wantResets(t, 0)
+					wantResets(t, b, 0)
 					return
 				}
 				time.Sleep(tt.after - time.Second) // fed a last time
-				b.wantResets(t, 0)
+				wantResets(t, b, 0)
 				time.Sleep(2 * time.Second)
-				b.wantResets(t, 1)
+				wantResets(t, b, 1)
 			})
 		})
 	}
@@ -256,20 +163,20 @@ func TestEnds(t *testing.T) {
 // What is not fed any more is not fed at the end either.
 func TestStuckAndEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBoard()
+		b := watchdogtest.NewBoard()
 		var need atomic.Pointer[watchdog.Need]
 		need.Store(&watchdog.Need{Stuck: errors.New("no verdict")})
 		k := keeper(b, &need)
 		time.Sleep(25 * time.Second)
 		k.Stop(watchdog.Armed)
 		time.Sleep(6 * time.Second)
-		b.wantResets(t, 1)
+		wantResets(t, b, 1)
 	})
 }
 
 func TestHandedOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBoard()
+		b := watchdogtest.NewBoard()
 		var need atomic.Pointer[watchdog.Need]
 		k := keeper(b, &need)
 		time.Sleep(time.Minute)
@@ -286,33 +193,33 @@ func TestHandedOver(t *testing.T) {
 		other.Close(true)
 		time.Sleep(11 * time.Second)
 		wantState(t, k, watchdog.Held, "")
-		if b.opens != 3 {
-			t.Errorf("opened %d times, want 3", b.opens)
+		if b.Opens() != 3 {
+			t.Errorf("opened %d times, want 3", b.Opens())
 		}
 		k.Stop(watchdog.Disarm)
-		b.wantResets(t, 0)
+		wantResets(t, b, 0)
 	})
 }
 
 // A watchdog that cannot be disarmed is not handed over to nobody.
 func TestNoWayOutIsFedOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBoard()
-		b.info.NoWayOut = true
+		b := watchdogtest.NewBoard()
+		b.Told.NoWayOut = true
 		var need atomic.Pointer[watchdog.Need]
 		need.Store(&watchdog.Need{Release: true})
 		k := keeper(b, &need)
 		time.Sleep(time.Hour)
 		wantState(t, k, watchdog.Held, "nowayout")
-		b.wantResets(t, 0)
+		wantResets(t, b, 0)
 		k.Stop(watchdog.Disarm)
 	})
 }
 
 func TestLaxDriverIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBoard()
-		b.info.Lax = true
+		b := watchdogtest.NewBoard()
+		b.Told.Lax = true
 		var need atomic.Pointer[watchdog.Need]
 		k := keeper(b, &need)
 		time.Sleep(time.Second)
@@ -324,8 +231,8 @@ func TestLaxDriverIsTold(t *testing.T) {
 // Somebody else feeds it: that is as good, and is not said every ten seconds.
 func TestBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBoard()
-		b.openErr = syscall.EBUSY
+		b := watchdogtest.NewBoard()
+		b.OpenErr = syscall.EBUSY
 		var log strings.Builder
 		k := watchdog.New(watchdog.Config{Path: "/dev/watchdog", Timeout: 30 * time.Second, Open: b.Open, Log: slog.New(slog.NewTextHandler(&log, nil)),
 			Ask: func() watchdog.Need { return watchdog.Need{} }})
@@ -341,18 +248,18 @@ func TestBusy(t *testing.T) {
 
 func TestVanishesAndComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBoard()
+		b := watchdogtest.NewBoard()
 		var need atomic.Pointer[watchdog.Need]
 		k := keeper(b, &need)
 		time.Sleep(time.Minute)
-		b.set(func() { b.feedErr, b.openErr = syscall.ENODEV, syscall.ENOENT; b.timer.Stop() })
+		b.Vanish()
 		time.Sleep(time.Minute)
 		wantState(t, k, watchdog.Missing, "no such file or directory")
-		b.set(func() { b.feedErr, b.openErr = nil, nil })
+		b.Return()
 		time.Sleep(11 * time.Second)
 		wantState(t, k, watchdog.Held, "")
 		k.Stop(watchdog.Disarm)
-		b.wantResets(t, 0)
+		wantResets(t, b, 0)
 	})
 }
 
@@ -360,17 +267,17 @@ func TestVanishesAndComesBack(t *testing.T) {
 func TestDriversTimeout(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		change func(*board)
+		change func(*watchdogtest.Board)
 		want   time.Duration
 	}{
-		{"15 s at most", func(b *board) { b.longest = 15 * time.Second }, 15 * time.Second},
-		{"4 s at most", func(b *board) { b.longest = 4 * time.Second }, 3750 * time.Millisecond},
-		{"does not tell", func(b *board) { b.silent = true }, 0},
-		{"takes none", func(b *board) { b.longest = time.Millisecond; b.timeout = 3 * time.Second }, 0},
+		{"15 s at most", func(b *watchdogtest.Board) { b.Longest = 15 * time.Second }, 15 * time.Second},
+		{"4 s at most", func(b *watchdogtest.Board) { b.Longest = 4 * time.Second }, 3750 * time.Millisecond},
+		{"does not tell", func(b *watchdogtest.Board) { b.Silent = true }, 0},
+		{"takes none", func(b *watchdogtest.Board) { b.Longest = time.Millisecond; b.Timeout = 3 * time.Second }, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := newBoard()
+				b := watchdogtest.NewBoard()
 				tt.change(b)
 				var need atomic.Pointer[watchdog.Need]
 				k := keeper(b, &need)
@@ -379,7 +286,7 @@ func TestDriversTimeout(t *testing.T) {
 					t.Errorf("got a timeout of %v, want %v", got, tt.want)
 				}
 				k.Stop(watchdog.Disarm)
-				b.wantResets(t, 0)
+				wantResets(t, b, 0)
 			})
 		})
 	}
