@@ -5,7 +5,7 @@ BIN := bin
 FUZZTIME ?= 60s
 export CGO_ENABLED ?= 0
 
-.PHONY: all demo test cuts fuzz bench cross clean
+.PHONY: all demo test cuts fuzz bench bench-install cross clean
 all:
 	$(GO) build -trimpath -o $(BIN)/ ./cmd/...
 
@@ -28,8 +28,13 @@ fuzz:
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz
 
 bench: all
-	./scripts/need curl
+	./scripts/need curl time
 	$(GO) run ./internal/bench
+
+# into block devices, beside RAUC and SWUpdate; as root
+bench-install:
+	./scripts/need curl time cpio openssl rauc swupdate squashfs-tools:mksquashfs dbus-daemon
+	$(GO) run ./internal/bench -install $(BENCH)
 
 # what devices run: the agent builds for small Linux machines
 cross:

@@ -1,18 +1,24 @@
-// Command bench installs a 256 MiB release from a loopback HTTPS server into a
-// file slot, and compares what that costs with the least that it could cost:
+//go:build linux
+
+// Command bench installs a release of 256 MiB, and compares what that costs with
+// the least that it could cost. Without -install, it goes from a loopback HTTPS
+// server into a file slot:
 //
 //	floor    a plain Go loop that fetches, hashes, writes and syncs
 //	curl+dd  curl | dd conv=fsync, which does not hash
 //	install  the manager: verify each chunk, write, sync, read back, verify
 //
+// With -install, it goes into block devices, also from a local file, and the
+// updaters RAUC and SWUpdate do the same; see benchInstall. That needs root.
+//
 // The variants run as processes of their own, one after the other in each round,
 // so that ratios within a round mean something on a noisy machine. CPU time and
-// peak memory are those that the kernel accounts to the process.
+// peak memory are those that the kernel accounts to the processes.
 package main
 
 import (
+	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
@@ -23,6 +29,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -39,131 +46,133 @@ func main() {
 	rounds := flag.Int("rounds", 5, "rounds")
 	size := flag.Int64("size", 256<<20, "bytes of the image")
 	dir := flag.String("dir", "", "where to write; default: a new temporary directory")
-	child := flag.String("child", "", "internal: the variant to run")
-	url := flag.String("url", "", "internal: the server")
+	whole := flag.Bool("install", false, "into block devices, beside RAUC and SWUpdate")
+	var c child
+	flag.StringVar(&c.name, "child", "", "internal: the variant to run")
+	flag.StringVar(&c.url, "url", "", "internal: the server")
+	flag.StringVar(&c.from, "from", "", "internal: a file instead of the server")
+	flag.StringVar(&c.slot, "slot", "", "internal: the loop device to write")
 	flag.Parse()
+	c.dir = *dir
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
 	var err error
-	switch *child {
-	case "":
-		err = bench(*dir, *size, *rounds)
-	case "serve":
-		err = serveFiles(*dir)
-	case "floor":
-		err = floor(*dir, *url)
-	case "install":
-		err = install(*dir, *url)
+	switch {
+	case c.name == "measure":
+		err = measured(c.from, flag.Args())
+	case c.name != "":
+		err = c.run()
+	case *size < 1<<20 || *size%4096 != 0 || *rounds < 1:
+		err = errors.New("want at least one round, and a size of 1 MiB or more in steps of 4096 bytes")
+	case *whole:
+		err = benchInstall(ctx, *dir, *size, *rounds)
 	default:
-		err = fmt.Errorf("unknown variant %q", *child)
+		err = bench(ctx, *dir, *size, *rounds)
 	}
 	if err != nil {
+		stop()
 		log.Fatalf("bench: %v", err)
 	}
 }
 
-// A run is one process, measured.
-type run struct {
-	wall, cpu time.Duration
-	rss       int64 // bytes
+// A variant is one way to install.
+type variant struct {
+	name, floor string // floor: the variant that it is compared with
+	install     func(ctx context.Context, dir string) (run, error)
 }
 
-func bench(dir string, size int64, rounds int) error {
-	if dir == "" {
-		var err error
-		if dir, err = os.MkdirTemp("", "interlock-bench-"); err != nil {
-			return err
-		}
-		defer os.RemoveAll(dir)
+func bench(ctx context.Context, parent string, size int64, rounds int) error {
+	dir, err := os.MkdirTemp(parent, "interlock-bench-")
+	if err != nil {
+		return err
 	}
+	defer os.RemoveAll(dir)
 	if err := prepare(dir, size); err != nil {
 		return err
 	}
-	self, err := os.Executable()
+	url, stop, err := startServer(ctx, dir)
 	if err != nil {
 		return err
 	}
-	server := exec.Command(self, "-child", "serve", "-dir", dir)
-	out, err := server.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	server.Stderr = os.Stderr
-	if err := server.Start(); err != nil {
-		return err
-	}
-	defer func() { server.Process.Kill(); server.Wait() }()
-	var url string
-	if _, err := fmt.Fscan(out, &url); err != nil {
-		return fmt.Errorf("read the server's address: %w", err)
-	}
-	ca := filepath.Join(dir, "tls", "ca.pem")
-	variants := []struct {
-		name string
-		cmd  func(dir string) *exec.Cmd
-	}{
-		{"floor", func(d string) *exec.Cmd { return exec.Command(self, "-child", "floor", "-dir", d, "-url", url) }},
-		{"curl+dd", func(d string) *exec.Cmd {
-			return exec.Command("sh", "-c", fmt.Sprintf("curl -sS --fail --cacert %s %s/image | dd of=%s/image bs=1M iflag=fullblock conv=fsync status=none", ca, url, d))
-		}},
-		{"install", func(d string) *exec.Cmd { return exec.Command(self, "-child", "install", "-dir", d, "-url", url) }},
-	}
-	runs := map[string][]run{}
-	for i := range rounds {
-		for _, v := range variants {
-			r, err := measure(dir, ca, v.cmd)
-			if err != nil {
-				return fmt.Errorf("%s: %w", v.name, err)
-			}
-			runs[v.name] = append(runs[v.name], r)
-			fmt.Fprintf(os.Stderr, "round %d of %d  %-8s %6.2f s wall %6.2f s CPU %5.1f MiB\n", i+1, rounds, v.name, r.wall.Seconds(), r.cpu.Seconds(), float64(r.rss)/(1<<20))
+	defer stop()
+	own := func(name string) func(context.Context, string) (run, error) {
+		return func(ctx context.Context, d string) (run, error) {
+			return measureChild(ctx, child{name: name, dir: d, url: url})
 		}
 	}
-	report(size, rounds, runs)
+	variants := []variant{
+		{"floor", "floor", own("floor")},
+		{"curl+dd", "floor", func(ctx context.Context, d string) (run, error) {
+			return measure(ctx, d, nil, "sh", "-c", fmt.Sprintf("curl -sS --fail --cacert %s/ca.pem %s/image | dd of=%s/image bs=1M iflag=fullblock conv=fsync status=none", d, url, d))
+		}},
+		{"install", "floor", own("install")},
+	}
+	runs, err := alternate(ctx, dir, rounds, variants, func() error { return nil }, func() error { return nil })
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n%d MiB over loopback HTTPS into a file, median of %d alternating rounds (lowest to highest)\n\n", size>>20, rounds)
+	report(variants, runs)
+	fmt.Println("\ncurl+dd: both processes; memory of the larger one. install: with chunk verification and read-back.")
 	return nil
 }
 
-// measure runs one variant in a new directory, so that nothing is there already.
-func measure(dir, ca string, command func(dir string) *exec.Cmd) (run, error) {
-	d, err := os.MkdirTemp(dir, "run-")
+// alternate runs every variant once in each round, beginning with another one
+// every time, in a new directory, so that nothing is there already.
+func alternate(ctx context.Context, dir string, rounds int, variants []variant, before, after func() error) (map[string][]run, error) {
+	runs := map[string][]run{}
+	for i := range rounds {
+		for j := range variants {
+			v := variants[(i+j)%len(variants)]
+			r, err := alone(ctx, dir, v, before, after)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", v.name, err)
+			}
+			runs[v.name] = append(runs[v.name], r)
+			fmt.Fprintf(os.Stderr, "round %d of %d  %-24s %6.2f s wall %6.2f s CPU %6.1f MiB\n", i+1, rounds, v.name, r.Wall.Seconds(), r.CPU.Seconds(), float64(r.RSS)/(1<<20))
+		}
+	}
+	return runs, nil
+}
+
+func alone(ctx context.Context, dir string, v variant, before, after func() error) (run, error) {
+	d, err := newRun(dir)
 	if err != nil {
 		return run{}, err
 	}
 	defer os.RemoveAll(d)
-	if err := os.Link(ca, filepath.Join(d, "ca.pem")); err != nil {
+	if err := before(); err != nil {
 		return run{}, err
 	}
-	if err := os.Link(filepath.Join(dir, "key.pem"), filepath.Join(d, "key.pem")); err != nil {
-		return run{}, err
+	r, err := v.install(ctx, d)
+	if err == nil {
+		err = after()
 	}
-	syscall.Sync() // what others left to write is not ours
-	cmd := command(d)
-	cmd.Stderr = os.Stderr
-	start := time.Now()
-	if err := cmd.Run(); err != nil {
-		return run{}, err
-	}
-	wall := time.Since(start)
-	use, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	if !ok {
-		return run{}, errors.New("the system does not account for processes")
-	}
-	return run{wall, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), use.Maxrss * 1024}, nil
+	return r, err
 }
 
-func report(size int64, rounds int, runs map[string][]run) {
-	fmt.Printf("\n%d MiB over loopback HTTPS into a file, median of %d alternating rounds (lowest to highest)\n\n", size>>20, rounds)
-	fmt.Printf("| what | wall s | CPU s | peak MiB | CPU / floor | wall / floor |\n|---|---|---|---|---|---|\n")
-	for _, name := range []string{"floor", "curl+dd", "install"} {
-		var wall, cpu, rss, cpuRatio, wallRatio []float64
-		for i, r := range runs[name] {
-			f := runs["floor"][i]
-			wall, cpu = append(wall, r.wall.Seconds()), append(cpu, r.cpu.Seconds())
-			rss = append(rss, float64(r.rss)/(1<<20))
-			cpuRatio = append(cpuRatio, r.cpu.Seconds()/f.cpu.Seconds())
-			wallRatio = append(wallRatio, r.wall.Seconds()/f.wall.Seconds())
-		}
-		fmt.Printf("| %s | %s | %s | %.1f | %s | %s |\n", name, spread(wall), spread(cpu), slices.Max(rss), spread(cpuRatio), spread(wallRatio))
+// newRun makes the directory of one installation, with what a device trusts.
+func newRun(dir string) (string, error) {
+	d, err := os.MkdirTemp(dir, "run-")
+	if err != nil {
+		return "", err
 	}
-	fmt.Println("\ncurl+dd: both processes; memory of the larger one. install: with chunk verification and read-back.")
+	return d, errors.Join(os.Link(filepath.Join(dir, "tls", "ca.pem"), filepath.Join(d, "ca.pem")), os.Link(filepath.Join(dir, "key.pem"), filepath.Join(d, "key.pem")))
+}
+
+func report(variants []variant, runs map[string][]run) {
+	fmt.Printf("| what | wall s | CPU s | machine s | peak MiB | CPU / floor | wall / floor |\n|---|---|---|---|---|---|---|\n")
+	for _, v := range variants {
+		var wall, cpu, machine, rss, cpuRatio, wallRatio []float64
+		for i, r := range runs[v.name] {
+			f := runs[v.floor][i]
+			wall, cpu, machine = append(wall, r.Wall.Seconds()), append(cpu, r.CPU.Seconds()), append(machine, r.Machine.Seconds())
+			rss = append(rss, float64(r.RSS)/(1<<20))
+			cpuRatio = append(cpuRatio, r.CPU.Seconds()/f.CPU.Seconds())
+			wallRatio = append(wallRatio, r.Wall.Seconds()/f.Wall.Seconds())
+		}
+		fmt.Printf("| %s | %s | %s | %s | %.1f | %s | %s |\n", v.name, spread(wall), spread(cpu), spread(machine), slices.Max(rss), spread(cpuRatio), spread(wallRatio))
+	}
 }
 
 func spread(v []float64) string {
@@ -200,6 +209,31 @@ func prepare(dir string, size int64) error {
 	return bundle.Build(filepath.Join(dir, "bundle"), m, map[string]string{"controller": filepath.Join(dir, "image")}, key)
 }
 
+// startServer serves the files of dir from a process of its own, whose work is
+// not that of the device.
+func startServer(ctx context.Context, dir string) (url string, stop func(), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", nil, err
+	}
+	server := exec.CommandContext(ctx, self, "-child", "serve", "-dir", dir)
+	server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := server.StdoutPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	server.Stderr = os.Stderr
+	if err := server.Start(); err != nil {
+		return "", nil, err
+	}
+	stop = func() { server.Process.Kill(); server.Wait() }
+	if _, err := fmt.Fscan(out, &url); err != nil {
+		stop()
+		return "", nil, fmt.Errorf("read the server's address: %w", err)
+	}
+	return url, stop, nil
+}
+
 func serveFiles(dir string) error {
 	ca, err := serve.OpenCA(filepath.Join(dir, "tls"), []string{"localhost"}, time.Now)
 	if err != nil {
@@ -213,16 +247,4 @@ func serveFiles(dir string) error {
 	s := &http.Server{Handler: http.FileServer(http.Dir(dir)), ReadHeaderTimeout: time.Minute,
 		TLSConfig: &tls.Config{GetCertificate: ca.Certificate, MinVersion: tls.VersionTLS12}}
 	return s.ServeTLS(l, "", "")
-}
-
-func client(dir string) (*http.Client, error) {
-	pem, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
-	if err != nil {
-		return nil, err
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, errors.New("no certificate in ca.pem")
-	}
-	return &http.Client{Transport: &http.Transport{DisableCompression: true, TLSClientConfig: &tls.Config{RootCAs: roots}}}, nil
 }
