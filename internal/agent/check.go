@@ -144,7 +144,7 @@ func (s *Slot) check() error {
 		return nil
 	case len(s.Booted.Command) > 0 && s.Booted.Cmdline != "":
 		return errors.New("slot.booted.command and slot.booted.cmdline are both given; keep one")
-	case len(s.Booted.Command) == 0 && s.Booted.Cmdline == "" && s.Kind == "file":
+	case len(s.Booted.Command) == 0 && s.Booted.Cmdline == "" && (s.Kind == "file" || s.Kind == "uboot" || s.Kind == "grub"):
 		return errors.New("nobody says which slot is booted: set slot.run, slot.booted.command or slot.booted.cmdline")
 	case len(s.Reboot) == 0:
 		return errors.New("slot.reboot is missing: the command that restarts the device, for example [systemctl, reboot]")

@@ -170,7 +170,7 @@ type LogFile struct {
 
 // Slot says where images go, and who boots them.
 type Slot struct {
-	Kind       string               `yaml:"kind"` // file
+	Kind       string               `yaml:"kind"` // see slotKinds
 	Dir        string               `yaml:"dir"`
 	Components map[string][2]string `yaml:"components"` // files or block devices of slots A and B
 	BootFile   string               `yaml:"boot_file"`
@@ -186,6 +186,50 @@ type Slot struct {
 
 	Booted Booted  `yaml:"booted"` // who else knows what is booted
 	Reboot Command `yaml:"reboot"` // restarts the device
+
+	UBoot UBoot `yaml:"uboot"`
+	GRUB  GRUB  `yaml:"grub"`
+	ESP32 ESP32 `yaml:"esp32"`
+}
+
+// UBoot configures package slot/uboot.
+type UBoot struct {
+	Scheme      string     `yaml:"scheme"`       // rauc (default) or mender
+	Names       [2]string  `yaml:"names"`        // default A and B
+	Attempts    int        `yaml:"attempts"`     // of a slot that is good, for rauc; default 3
+	Parts       [2]int     `yaml:"parts"`        // numbers of the partitions, for mender
+	Env         []EnvPlace `yaml:"env"`          // the copies, in the order of fw_env.config
+	AllowSingle bool       `yaml:"allow_single"` // one copy only, which a power cut can lose
+	Flags       string     `yaml:"flags"`        // incremental or boolean; default: as fw_setenv does
+	BigEndian   bool       `yaml:"big_endian"`   // of the processor
+	Lock        string     `yaml:"lock"`         // default /var/lock/fw_printenv.lock
+}
+
+// EnvPlace is a line of fw_env.config.
+type EnvPlace struct {
+	Path   string `yaml:"path"`
+	Offset int64  `yaml:"offset"` // bytes
+	Size   int64  `yaml:"size"`   // bytes
+}
+
+// ESP32 configures package slot/esp32.
+type ESP32 struct {
+	Flash         string   `yaml:"flash"`          // the whole flash of the chip
+	TableOffset   uint32   `yaml:"table_offset"`   // bytes; default 0x8000
+	FlashSize     int64    `yaml:"flash_size"`     // bytes; default: what flash has
+	Rollback      bool     `yaml:"rollback"`       // how the bootloader was built
+	AntiRollback  bool     `yaml:"anti_rollback"`  // the same
+	SecureVersion uint32   `yaml:"secure_version"` // of the eFuses
+	Chip          string   `yaml:"chip"`           // for example ESP32-S3; default: any
+	Revision      uint16   `yaml:"revision"`       // major * 100 + minor; default: any
+	KeyDigests    []string `yaml:"key_digests"`    // SHA-256 of Secure Boot keys, hexadecimal
+}
+
+// GRUB configures package slot/grub.
+type GRUB struct {
+	Env   string    `yaml:"env"`   // the environment block; default /boot/grub/grubenv
+	Env2  string    `yaml:"env2"`  // the second one; "none": there is one only
+	Names [2]string `yaml:"names"` // default A and B
 }
 
 // Booted says how to find out which slot runs, if the agent does not boot it.

@@ -2,17 +2,22 @@ package agent
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/interlock-energy/ota/slot/esp32"
+	"github.com/interlock-energy/ota/slot/esp32/image"
 	"github.com/interlock-energy/ota/slot/file"
+	"github.com/interlock-energy/ota/slot/grub"
+	"github.com/interlock-energy/ota/slot/uboot"
 )
 
 // slotKinds are the kinds of slots that makeSlots knows.
-var slotKinds = []string{"file"}
+var slotKinds = []string{"file", "uboot", "grub", "esp32"}
 
 // makeSlots makes the device's slots. To add a bootloader, add a case, and its kind above.
 func (a *Agent) makeSlots(restart func(context.Context) error) (err error) {
@@ -20,6 +25,15 @@ func (a *Agent) makeSlots(restart func(context.Context) error) (err error) {
 	case "file":
 		a.player, err = file.Open(a.fileConfig(restart))
 		a.slots = a.player
+	case "uboot":
+		a.slots, err = uboot.Open(a.ubootConfig(restart))
+	case "grub":
+		a.slots, err = grub.Open(a.grubConfig(restart))
+	case "esp32":
+		var c esp32.Config
+		if c, err = a.esp32Config(restart); err == nil {
+			a.slots, err = esp32.Open(c)
+		}
 	case "":
 		err = fmt.Errorf("slot.kind is missing; known are %s", strings.Join(slotKinds, ", "))
 	default:
@@ -35,6 +49,54 @@ func (a *Agent) fileConfig(restart func(context.Context) error) file.Config {
 		c.Booted = s.Booted.ask()
 	}
 	return c
+}
+
+func (a *Agent) ubootConfig(restart func(context.Context) error) uboot.Config {
+	s, u := &a.cfg.Slot, &a.cfg.Slot.UBoot
+	c := uboot.Config{Scheme: uboot.Scheme(u.Scheme), Names: u.Names, Attempts: u.Attempts, Parts: u.Parts, Components: s.Components,
+		Capacity: s.Capacity, AllowSingle: u.AllowSingle, Flags: uboot.Flags(u.Flags), BigEndian: u.BigEndian, Lock: u.Lock,
+		Booted: s.Booted.ask(), Restart: restart, Log: a.log}
+	for _, e := range u.Env {
+		c.Env = append(c.Env, uboot.Place{Path: e.Path, Offset: e.Offset, Size: e.Size})
+	}
+	return c
+}
+
+func (a *Agent) grubConfig(restart func(context.Context) error) grub.Config {
+	s, g := &a.cfg.Slot, &a.cfg.Slot.GRUB
+	c := grub.Config{Env: orDefault(g.Env, "/boot/grub/grubenv"), Env2: orDefault(g.Env2, "/boot/grub/grubenv2"), Names: g.Names,
+		Components: s.Components, Capacity: s.Capacity, Booted: s.Booted.ask(), Restart: restart, Log: a.log}
+	if c.Env2 == "none" {
+		c.Env2 = ""
+	}
+	return c
+}
+
+func (a *Agent) esp32Config(restart func(context.Context) error) (esp32.Config, error) {
+	s, e := &a.cfg.Slot, &a.cfg.Slot.ESP32
+	c := esp32.Config{Flash: e.Flash, TableOffset: e.TableOffset, FlashSize: e.FlashSize, Rollback: e.Rollback, AntiRollback: e.AntiRollback,
+		SecureVersion: e.SecureVersion, Rev: e.Revision, Component: s.Component, Booted: s.Booted.ask(), Restart: restart, Log: a.log}
+	if c.Booted == nil { // the bootloader's rules say it
+		c.Booted = func(context.Context) (string, string, error) {
+			id, err := bootID()
+			return "", id, err
+		}
+	}
+	if e.Chip != "" {
+		chip, err := image.ParseChip(e.Chip)
+		if err != nil {
+			return c, fmt.Errorf("slot.esp32.chip: %w", err)
+		}
+		c.Chip = &chip
+	}
+	for _, d := range e.KeyDigests {
+		b, err := hex.DecodeString(d)
+		if err != nil || len(b) != 32 {
+			return c, fmt.Errorf("slot.esp32.key_digests: %q is not a SHA-256 in 64 hexadecimal digits", d)
+		}
+		c.KeyDigests = append(c.KeyDigests, [32]byte(b))
+	}
+	return c, nil
 }
 
 // ask returns how to find out which slot runs, or nil.
@@ -57,7 +119,7 @@ func bootedByCmdline(path, key string) (slot, id string, err error) {
 	for word := range strings.FieldsSeq(b) {
 		if v, ok := strings.CutPrefix(word, key+"="); ok {
 			id, err = bootID()
-			return strings.ToUpper(v), id, err
+			return v, id, err
 		}
 	}
 	return "", "", fmt.Errorf("%s has no %s=A or %s=B: does the bootloader pass it on?", path, key, key)
@@ -71,7 +133,7 @@ func bootedBy(c Command) func(context.Context) (string, string, error) {
 			return "", "", fmt.Errorf("ask which slot is booted: %w", err)
 		}
 		id, err = bootID()
-		return strings.ToUpper(strings.TrimSpace(out)), id, err
+		return strings.TrimSpace(out), id, err
 	}
 }
 
