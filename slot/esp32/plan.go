@@ -68,10 +68,11 @@ func (c *control) goodStep(running int) (s step, ok bool) {
 	case !c.staysIn(a, running):
 		return step{o, c.settled(running, e.Seq)}, true
 
-	case e.Seq > lastSeq && !(c.staysIn(o, running) && c.entry[o].Seq <= lastSeq):
-		return step{o, c.settled(running, 0)}, true // below; this one still counts
 	case e.Seq > lastSeq:
-		return step{a, c.settled(running, c.entry[o].Seq)}, true
+		if n := c.settled(running, c.entry[o].Seq); c.staysIn(o, running) && n.Seq <= lastSeq {
+			return step{a, n}, true
+		}
+		return step{o, c.settled(running, 0)}, true // below; this one still counts
 
 	case c.staysIn(o, running):
 		return s, false
@@ -110,7 +111,7 @@ func (c control) try(running, slot int, as State) []step {
 		return []step{{1 - a, c.settled(slot, c.entry[a].Seq)}}
 	}
 	if running == factory {
-		if a >= 0 && c.slot(a) == slot && c.entry[a].State == as && !c.usable(1-a) {
+		if a >= 0 && c.slot(a) == slot && c.entry[a].State == as && !c.entry[1-a].Whole() {
 			return nil
 		}
 		return append(c.clear(), step{0, NewEntry(uint32(slot)+1, as)})
