@@ -100,69 +100,6 @@ func TestUBootScript(t *testing.T) {
 	}
 }
 
-// TestGRUBScript does the same with GRUB, and grub-editenv.
-func TestGRUBScript(t *testing.T) {
-	d := scriptDevice(t, GRUB)
-	for _, c := range []struct {
-		name, set, slot, want string
-		spoil                 bool
-	}{
-		{name: "factory", slot: "A", want: "ORDER=A B A_OK=1 A_TRY=1 B_OK=0 B_TRY=0"},
-		{name: "a try of B", set: "ORDER=B A,B_OK=1", slot: "B", want: "ORDER=B A A_TRY=0 B_TRY=1"},
-		{name: "back from B", set: "ORDER=B A,B_OK=1,B_TRY=1", slot: "A", want: "ORDER=B A A_TRY=1 B_TRY=1"},
-		{name: "none left", set: "ORDER=B A,B_OK=1,B_TRY=1,A_TRY=1", want: "A_OK=1 A_TRY=0 B_OK=1 B_TRY=0"},
-		{name: "bad slots stay out", set: "ORDER=B A,A_TRY=1", want: "A_TRY=0 B_OK=0 B_TRY=0"},
-		{name: "other variables stay", set: "interlock_note=kept as it is", slot: "A", want: "interlock_note=kept as it is A_TRY=1"},
-		{name: "no slot is good", set: "A_OK=0", slot: "A", want: "A_OK=0 A_TRY=0"},
-		{name: "not an environment", spoil: true, slot: "A"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			dir := t.TempDir()
-			disk, env := filepath.Join(dir, "disk.img"), filepath.Join(dir, "grubenv")
-			fat := fmt.Sprintf("%s@@%d", disk, BootAt)
-			for _, cmd := range []*exec.Cmd{
-				exec.Command("cp", "--sparse=always", d.Disk(), disk),
-				exec.Command("mcopy", "-n", "-i", fat, "::/grub/grubenv", env),
-			} {
-				if err := run(cmd); err != nil {
-					t.Fatal(err)
-				}
-			}
-			place(t, d.file("slot.img"), disk, SlotBAt)
-			if c.set != "" {
-				if err := run(exec.Command("grub-editenv", append([]string{env, "set"}, strings.Split(c.set, ",")...)...)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if c.spoil {
-				poke(t, env, 0, "spoilt")
-			}
-			before, err := os.ReadFile(env)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := run(exec.Command("mcopy", "-o", "-i", fat, env, "::/grub/grubenv")); err != nil {
-				t.Fatal(err)
-			}
-			boots(t, GRUB, disk, c.slot)
-			if err := run(exec.Command("mcopy", "-n", "-i", fat, "::/grub/grubenv", env+".after")); err != nil {
-				t.Fatal(err)
-			}
-			if c.spoil {
-				if after, err := os.ReadFile(env + ".after"); err != nil || !bytes.Equal(before, after) {
-					t.Errorf("a file that is no environment was written (%v)", err)
-				}
-				return
-			}
-			out, err := exec.Command("grub-editenv", env+".after", "list").CombinedOutput()
-			if err != nil {
-				t.Fatalf("grub-editenv: %v\n%s", err, out)
-			}
-			wantVariables(t, string(out), c.want)
-		})
-	}
-}
-
 func scriptDevice(t *testing.T, board Board) *Device {
 	if v := os.Getenv("VM"); v != "" && !strings.Contains(v, string(board)) {
 		t.Skipf("VM=%s leaves %s out", v, board)

@@ -60,8 +60,14 @@ func (d *Device) Image(version string) string { return d.file(version + ".img") 
 // Disk is the disk as it left the factory.
 func (d *Device) Disk() string { return d.file("disk.img") }
 
-// Program is the command interlock.
-func (d *Device) Program() string { return d.file("interlock") }
+// Program is the command interlock: the one that INTERLOCK names, as for the scripts,
+// or the one that they built.
+func (d *Device) Program() string {
+	if p := os.Getenv("INTERLOCK"); p != "" {
+		return p
+	}
+	return d.file("interlock")
+}
 
 func (d *Device) file(name string) string { return filepath.Join(d.Dir, name) }
 

@@ -81,7 +81,7 @@ func ReadLog(log io.ReaderAt) ([]Write, error) {
 // A Replay is a disk to which the writes of a log are done again, one by one, and at
 // which the power can be cut after each.
 type Replay struct {
-	Disk    []byte // what a flush has brought to the medium
+	Disk    []byte             // what a flush has brought to the medium
 	Changed func(off, n int64) // is told where Disk has changed
 
 	log    io.ReaderAt
