@@ -34,8 +34,9 @@
 //
 // Not promised is anything of a bootloader that does not count: [Slots.Probe] says
 // whether it did at this boot. A single copy, [Config.AllowSingle], is lost with all
-// that is in it if the power goes while it is written. A saveenv that U-Boot itself
-// begins with both copies damaged writes its built-in defaults.
+// that is in it if the power goes while it is written. So is, on raw flash, whatever
+// else is in the erase block of a copy: give each copy blocks of its own. A saveenv
+// that U-Boot itself begins with both copies damaged writes its built-in defaults.
 //
 // Two variables are this package's own, and the boot script must keep them, as a
 // saveenv does: interlock_try, the slot last given to Try; and interlock_probe, what

@@ -5,6 +5,7 @@
 package uboottest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 
@@ -140,4 +141,29 @@ func (b Backend) PowerOn(d *otatest.Disk) (string, error) {
 		return u.mender()
 	}
 	return u.rauc()
+}
+
+// Variables returns the environment as U-Boot loads it.
+func (b Backend) Variables(d *otatest.Disk) (map[string]string, error) {
+	u, err := b.boot(d)
+	if err != nil {
+		return nil, err
+	}
+	if !u.valid {
+		return nil, fmt.Errorf("both copies are damaged")
+	}
+	return u.env, nil
+}
+
+// Untouched returns an error if what shares erase blocks with the copies has changed.
+func (b Backend) Untouched(d *otatest.Disk) error {
+	if b.Medium != Flash {
+		return nil
+	}
+	for _, p := range b.Places() {
+		if got, want := d.Content(p.Path)[p.Offset+p.Size:p.Offset+eraseSize], behind(p); !bytes.HasPrefix(got, want) {
+			return fmt.Errorf("behind the copy at %#x: got %q, want %q", p.Offset, got[:len(want)], want)
+		}
+	}
+	return nil
 }
