@@ -75,12 +75,22 @@ func Start(board Board, disk string, port int, log io.Writer, args ...string) (*
 }
 
 // Stop pulls the plug, and returns when the machine is off. What QEMU has handed
-// to this machine's kernel is on the disk; for what a real cut loses, see [Log].
+// to this machine's kernel is on the disk; for what a real cut loses, see [Replay].
 func (m *Machine) Stop() {
 	if isClosed(m.done) {
 		return // the process id may be somebody else's by now
 	}
 	syscall.Kill(-m.cmd.Process.Pid, syscall.SIGKILL)
+	<-m.done
+}
+
+// Quit ends QEMU in order, so that all it keeps for itself is in its files. The guest
+// notices nothing before it is gone.
+func (m *Machine) Quit() {
+	if isClosed(m.done) {
+		return
+	}
+	m.cmd.Process.Signal(syscall.SIGTERM)
 	<-m.done
 }
 
