@@ -28,12 +28,12 @@ fuzz:
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz
 
 bench: all
-	./scripts/need curl time
+	./scripts/need curl time:/usr/bin/time
 	$(GO) run ./internal/bench
 
 # into block devices, beside RAUC and SWUpdate; as root
 bench-install:
-	./scripts/need curl time cpio openssl rauc swupdate squashfs-tools:mksquashfs dbus-daemon
+	./scripts/need curl time:/usr/bin/time cpio openssl rauc swupdate squashfs-tools:mksquashfs dbus-daemon
 	$(GO) run ./internal/bench -install $(BENCH)
 
 # what devices run: the agent builds for small Linux machines

@@ -83,7 +83,7 @@ kernel and server, and with everything else that ran. Memory: of the largest pro
 }
 
 func installers(dir, url string, p *peers) []installer {
-	image, ca := filepath.Join(dir, "image"), filepath.Join(dir, "tls", "ca.pem")
+	image, ca := filepath.Join(dir, "image"), filepath.Join(dir, "ca.pem")
 	own := func(c child) func(context.Context, string, *loop) (run, error) {
 		return func(ctx context.Context, d string, s *loop) (run, error) {
 			c.dir, c.slot = d, s.path

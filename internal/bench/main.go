@@ -19,6 +19,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
@@ -38,7 +39,6 @@ import (
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/bundle"
-	"github.com/interlock-energy/ota/internal/serve"
 )
 
 func main() {
@@ -157,7 +157,7 @@ func newRun(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return d, errors.Join(os.Link(filepath.Join(dir, "tls", "ca.pem"), filepath.Join(d, "ca.pem")), os.Link(filepath.Join(dir, "key.pem"), filepath.Join(d, "key.pem")))
+	return d, errors.Join(os.Link(filepath.Join(dir, "ca.pem"), filepath.Join(d, "ca.pem")), os.Link(filepath.Join(dir, "key.pem"), filepath.Join(d, "key.pem")))
 }
 
 func report(variants []variant, runs map[string][]run) {
@@ -183,7 +183,8 @@ func spread(v []float64) string {
 // prepare makes image, bundle and keys. The image does not compress and has no
 // two equal chunks.
 func prepare(dir string, size int64) error {
-	if err := os.MkdirAll(filepath.Join(dir, "tls"), 0o755); err != nil {
+	if err := certificates(filepath.Join(dir, "ca.pem"), filepath.Join(dir, "tls.pem"), filepath.Join(dir, "tls.key"),
+		&x509.Certificate{DNSNames: []string{"localhost"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err != nil {
 		return err
 	}
 	f, err := os.Create(filepath.Join(dir, "image"))
@@ -235,16 +236,11 @@ func startServer(ctx context.Context, dir string) (url string, stop func(), err 
 }
 
 func serveFiles(dir string) error {
-	ca, err := serve.OpenCA(filepath.Join(dir, "tls"), []string{"localhost"}, time.Now)
-	if err != nil {
-		return err
-	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	fmt.Printf("https://%s\n", strings.Replace(l.Addr().String(), "127.0.0.1", "localhost", 1))
-	s := &http.Server{Handler: http.FileServer(http.Dir(dir)), ReadHeaderTimeout: time.Minute,
-		TLSConfig: &tls.Config{GetCertificate: ca.Certificate, MinVersion: tls.VersionTLS12}}
-	return s.ServeTLS(l, "", "")
+	s := &http.Server{Handler: http.FileServer(http.Dir(dir)), ReadHeaderTimeout: time.Minute, TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12}}
+	return s.ServeTLS(l, filepath.Join(dir, "tls.pem"), filepath.Join(dir, "tls.key"))
 }

@@ -252,24 +252,29 @@ func TestDirect(t *testing.T) {
 				if !bytes.Equal(got, want) || err != nil {
 					t.Errorf("sequential: got %d bytes, %v, want the same %d", len(got), err, size)
 				}
-				for _, off := range []int{0, 1, 4095, 4096, 5000, size / 2, size - 1, size, size + 5000} {
-					if off < 0 {
-						continue
-					}
-					p, q := make([]byte, 70000), make([]byte, 70000)
-					n, err := r.ReadAt(p, int64(off))
-					wantN, wantErr := bytes.NewReader(want).ReadAt(q, int64(off))
-					if n != wantN || err != wantErr || !bytes.Equal(p[:n], q[:wantN]) {
-						t.Errorf("at %d: got %d, %v, want %d, %v", off, n, err, wantN, wantErr)
+				// Short reads go through a buffer, long ones at a block's offset do not.
+				for _, length := range []int{1, 70000, 256 << 10, 1<<20 + 100} {
+					for _, off := range []int{0, 1, 4095, 4096, 5000, size / 2, size / 2 &^ 4095, size - 1, size, size + 5000} {
+						if off < 0 {
+							continue
+						}
+						p, q := make([]byte, length), make([]byte, length)
+						n, err := r.ReadAt(p, int64(off))
+						wantN, wantErr := bytes.NewReader(want).ReadAt(q, int64(off))
+						if n != wantN || err != wantErr || !bytes.Equal(p[:n], q[:wantN]) {
+							t.Errorf("%d bytes at %d: got %d, %v, want %d, %v", length, off, n, err, wantN, wantErr)
+						}
 					}
 				}
 				if size > 0 { // what is read again is read from the file again
 					if _, err := w.WriteAt([]byte{^want[0]}, 0); err != nil {
 						t.Fatal(err)
 					}
-					one := make([]byte, 1)
-					if _, err := r.ReadAt(one, 0); one[0] != ^want[0] || err != nil {
-						t.Errorf("after another write: got %x, %v, want %x", one, err, ^want[0])
+					for _, length := range []int{1, min(size, 300<<10)} {
+						got := make([]byte, length)
+						if _, err := r.ReadAt(got, 0); got[0] != ^want[0] || err != nil {
+							t.Errorf("%d bytes after another write: got %x, %v, want %x", length, got[0], err, ^want[0])
+						}
 					}
 				}
 				if _, err := r.ReadAt(make([]byte, 1), -1); err == nil {
@@ -277,6 +282,26 @@ func TestDirect(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestDirectIsSmall: what reads a few bytes from the medium, as boot controls do,
+// needs no memory for large reads.
+func TestDirectIsSmall(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(name, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	result := testing.Benchmark(func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := durable.ReadRange(durable.OS{}, name, 8192, 100); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	if got := result.AllocedBytesPerOp(); got > 32<<10 {
+		t.Errorf("got %d bytes of memory to read 100, want at most 32 KiB", got)
 	}
 }
 
