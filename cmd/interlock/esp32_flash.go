@@ -27,8 +27,9 @@ type flashResult struct {
 	Why         string           `json:"why"`
 	Problems    []string         `json:"problems,omitempty"`
 
-	table *image.Table
-	chip  *image.ChipID
+	table   *image.Table
+	chip    *image.ChipID
+	refuses string // why the bootloader does not take the table
 }
 
 func (f *flashResult) problem(format string, a ...any) {
@@ -51,7 +52,7 @@ func (r *inspection) flash(e *env) error {
 	}
 	res.MD5 = res.table.MD5
 	if err := res.table.Check(uint32(r.table), chip); err != nil {
-		res.problem("%v", err)
+		return err
 	}
 	if err := r.bootloader(res); err != nil {
 		return err
@@ -61,6 +62,9 @@ func (r *inspection) flash(e *env) error {
 	}
 	if err := r.boot(res); err != nil {
 		return err
+	}
+	if res.refuses != "" {
+		res.Boots, res.Trial, res.Why = "", false, res.refuses
 	}
 	if r.json {
 		err = e.printJSON(res)
@@ -140,7 +144,9 @@ func (r *inspection) bootloader(res *flashResult) error {
 	if b := res.Bootloader; b != nil && b.FlashSize > 0 {
 		for _, p := range res.table.Partitions {
 			if int64(p.Offset)+int64(p.Size) > b.FlashSize {
-				res.problem("the bootloader knows of %v of flash only, and %v ends behind it: it refuses the table", flashSize(b.FlashSize), p)
+				res.refuses = fmt.Sprintf("the bootloader is built for %v of flash and refuses the table, because %v ends behind that", flashSize(b.FlashSize), p)
+				res.problem("%s", res.refuses)
+				break
 			}
 		}
 	}

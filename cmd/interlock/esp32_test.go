@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"encoding/binary"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -74,11 +75,24 @@ func erase(ts *testscript.TestScript, neg bool, args []string) {
 func part(ts *testscript.TestScript, neg bool, args []string) {
 	b, err := os.ReadFile(ts.MkAbs(args[1]))
 	ts.Check(err)
-	at, err := strconv.Atoi(args[3])
+	n, err := strconv.Atoi(args[3])
 	ts.Check(err)
-	from, err := strconv.ParseInt(args[2], 0, 64)
+	at, err := strconv.Atoi(args[2])
 	ts.Check(err)
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b[from:from+int64(at)], 0o644))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b[at:at+n], 0o644))
+}
+
+// put FLASH OFFSET FILE writes a file into a flash.
+func put(ts *testscript.TestScript, neg bool, args []string) {
+	at, err := strconv.ParseInt(args[1], 0, 64)
+	ts.Check(err)
+	b, err := os.ReadFile(ts.MkAbs(args[2]))
+	ts.Check(err)
+	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_RDWR, 0)
+	ts.Check(err)
+	_, err = f.WriteAt(b, at)
+	ts.Check(err)
+	ts.Check(f.Close())
 }
 
 // word FILE OFFSET VALUE writes a number of 32 bits.
@@ -92,4 +106,13 @@ func word(ts *testscript.TestScript, neg bool, args []string) {
 	_, err = f.WriteAt(binary.LittleEndian.AppendUint32(nil, uint32(v)), at)
 	ts.Check(err)
 	ts.Check(f.Close())
+}
+
+// nofile PATTERN wants that no file's name is like that.
+func nofile(ts *testscript.TestScript, neg bool, args []string) {
+	names, err := filepath.Glob(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if len(names) > 0 {
+		ts.Fatalf("there are %q", names)
+	}
 }

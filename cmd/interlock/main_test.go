@@ -38,7 +38,9 @@ func TestScripts(t *testing.T) {
 			"esp32app": esp32App,
 			"otadata":  otadata,
 			"erase":    erase,
+			"nofile":   nofile,
 			"part":     part,
+			"put":      put,
 			"word":     word,
 		},
 	})
