@@ -154,7 +154,7 @@ func TestCuts(t *testing.T) {
 			t.Run(b.name+"/"+strings.ReplaceAll(sc.Name, " ", "_"), func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
-					tally := otatest.Cuts(b.Backend, sc, otatest.Options{})
+					tally := otatest.Cuts(b.Backend, sc, otatest.Options{Step: 13})
 					for _, f := range tally.Failures {
 						t.Error(f)
 					}
