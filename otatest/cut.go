@@ -24,7 +24,8 @@ const (
 	// Misread: one read fails once. At counts reads.
 	Misread
 	// BadSector: a read fails, and so does every other one of the sector of 512 bytes
-	// in it that chance picks, until somebody writes there. At counts reads.
+	// in it that chance picks, until somebody writes there. At counts reads. [Cuts]
+	// leaves out what is Nowhere.
 	BadSector
 	// Rotten: before the effect, one bit of what is stored flips, in a place of the
 	// kind Where that chance picks, in cache and medium.

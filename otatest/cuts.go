@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -90,6 +91,11 @@ type Options struct {
 	// Second, if not 0, also cuts the recovery: after every first cut, at every
 	// Second-th of the effects that follow, in one way after the other.
 	Second int
+	// Weak is for boot control in one copy without a checksum, as some conventions have
+	// it. A device with that must boot a whole image and end in a defined state after
+	// every fault, as after one of the medium, and boot control itself is spared tears,
+	// rot and sectors that cannot be read.
+	Weak bool
 	// Progress is told about long work; may be nil.
 	Progress io.Writer
 }
@@ -107,6 +113,7 @@ const quiet = 12 * time.Minute
 // a whole image. It must be called in a synctest bubble.
 func Cuts(b Backend, sc Scenario, opt Options) Tally {
 	m, err := newMatrix(b, sc)
+	m.weak = opt.Weak
 	t := Tally{ByKind: map[Kind]int{}, Effects: len(m.effects), Reads: m.reads}
 	if err != nil {
 		t.Failures = append(t.Failures, Failure{Scenario: sc.Name, Err: fmt.Errorf("without a cut: %w", err)})
@@ -140,7 +147,9 @@ func Cuts(b Backend, sc Scenario, opt Options) Tally {
 			after, reads := try(first)
 			for at := 1; at <= after && opt.Second > 0 && first.How.power(); at++ {
 				if pairs++; pairs%opt.Second == 0 {
-					try(first, again(pairs/opt.Second, at, reads))
+					if c := again(pairs/opt.Second, at, reads); !m.weak || c.How != Torn {
+						try(first, c)
+					}
 				}
 			}
 		}
@@ -160,12 +169,12 @@ func Cuts(b Backend, sc Scenario, opt Options) Tally {
 
 // Again runs sc with these cuts, and tells log everything that the device does to its
 // disk. It must be called in a synctest bubble.
-func Again(b Backend, sc Scenario, cuts []Cut, log io.Writer) error {
+func Again(b Backend, sc Scenario, opt Options, cuts []Cut, log io.Writer) error {
 	m, err := newMatrix(b, sc)
 	if err != nil {
 		return err
 	}
-	m.log = log
+	m.log, m.weak = log, opt.Weak
 	r := m.run(cuts)
 	for _, e := range r.d.Events {
 		fmt.Fprintln(log, "life:", e)
@@ -195,15 +204,22 @@ func (m *matrix) ways(at int) (cuts []Cut) {
 			cuts = append(cuts, Cut{At: at, How: how, Rest: Subset, Seed: uint64(at) + seed<<32})
 		}
 	}
+	writes := strings.HasPrefix(m.effects[at-1], "write ")
 	for _, unit := range units {
 		for rest := range Rest(len(rests)) {
+			if m.weak && m.class(m.effects[at-1]) == InControl {
+				break
+			}
 			cuts = append(cuts, Cut{At: at, How: Torn, Rest: rest, Unit: unit, Seed: uint64(at)})
 		}
-		if !strings.HasPrefix(m.effects[at-1], "write ") {
+		if !writes {
 			break // has no units
 		}
 	}
 	for _, where := range []Where{InRecord, InControl, InSlot} {
+		if m.weak && where == InControl {
+			continue
+		}
 		cuts = append(cuts, Cut{At: at, How: Rotten, Where: where, Seed: uint64(at)})
 	}
 	return cuts
@@ -234,7 +250,16 @@ type matrix struct {
 	effects []string // of a run without a cut
 	reads   int
 	classes func(d *Device) func(name string, off int64) Where
+	weak    bool      // see Options
 	log     io.Writer // of everything; nil: nobody
+}
+
+// class returns what an effect is about.
+func (m *matrix) class(effect string) Where {
+	f := append(strings.Fields(effect), "", "")
+	off, _, _ := strings.Cut(f[2], "+")
+	at, _ := strconv.ParseInt(off, 10, 64) // of names, 0
+	return m.classes(m.base)(f[1], at-at%pageSize)
 }
 
 func newMatrix(b Backend, sc Scenario) (*matrix, error) {
@@ -274,12 +299,12 @@ func (m *matrix) run(cuts []Cut) (r outcome) {
 	if m.sc.Setup != nil {
 		m.sc.Setup(d)
 	}
-	d.unread = len(cuts) > 1
+	d.unread, d.faulty = len(cuts) > 1, m.weak
 	if len(cuts) > 0 {
 		last := cuts[len(cuts)-1]
-		d.faulty, d.rotten = !last.How.power(), last.How == Rotten
-		if last.How == Rotten {
-			d.Disk.classes = m.classes(d)
+		d.faulty, d.rotten = m.weak || !last.How.power(), last.How == Rotten
+		if d.faulty {
+			d.Disk.classes, d.Disk.spared = m.classes(d), m.weak
 		}
 	}
 	left, fell := cuts, 0
@@ -295,6 +320,7 @@ func (m *matrix) run(cuts []Cut) (r outcome) {
 	next := func() { fell++; arm() }
 	r.err = d.Live(context.Background(), quiet, next, next)
 	r.effects, r.reads = d.Effects(), d.Disk.Reads()
+	d.Disk.seen = nil
 	if d.Disk.Fell() {
 		fell++
 	}

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -47,8 +48,8 @@ type size struct {
 }
 
 var sizes = []size{
-	{"one", 8, 5, 0, 1, 0},
-	{"two", 2, 7, 601, 1, 29},
+	{"one", 8, 13, 0, 1, 0},
+	{"two", 2, 17, 251, 1, 29},
 }
 
 // TestCuts cuts every effect of every scenario on every backend in every way, and
@@ -68,7 +69,7 @@ func TestCuts(t *testing.T) {
 				opt = otatest.Options{Step: size.every, Second: size.second2}
 			}
 			for _, sc := range otatest.Scenarios(size.chunks) {
-				name := fmt.Sprintf("%s/%s/%s", b.name, size.name, strings.ReplaceAll(sc.Name, " ", "_"))
+				name := underlined(b.name, size.name, sc.Name)
 				t.Run(name, func(t *testing.T) {
 					t.Parallel()
 					synctest.Test(t, func(t *testing.T) { cut(t, name, b, sc, opt) })
@@ -79,7 +80,8 @@ func TestCuts(t *testing.T) {
 }
 
 func cut(t *testing.T, name string, b backend, sc otatest.Scenario, opt otatest.Options) {
-	tally := otatest.Cuts(b, sc, opt)
+	opt.Weak = b.weak
+	tally := otatest.Cuts(b.Backend, sc, opt)
 	for _, f := range tally.Failures {
 		t.Errorf("%v\nagain: go test ./otatest -run '^TestCuts$' -cut '%s/%s'", f, name, f.CutString())
 	}
@@ -111,20 +113,17 @@ func cut(t *testing.T, name string, b backend, sc otatest.Scenario, opt otatest.
 
 // again makes the run that -cut names.
 func again(t *testing.T) {
-	f := strings.Split(*only, "/")
-	if len(f) != 4 {
-		t.Fatalf("-cut %s: want backend/size/scenario/cuts", *only)
-	}
-	cuts, err := otatest.ParseCuts(f[3])
+	name, list := path.Split(*only)
+	cuts, err := otatest.ParseCuts(list)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, b := range backends {
 		for _, size := range sizes {
 			for _, sc := range otatest.Scenarios(size.chunks) {
-				if b.name == f[0] && size.name == f[1] && strings.ReplaceAll(sc.Name, " ", "_") == f[2] {
+				if underlined(b.name, size.name, sc.Name)+"/" == name {
 					synctest.Test(t, func(t *testing.T) {
-						if err := otatest.Again(b, sc, cuts, os.Stdout); err != nil {
+						if err := otatest.Again(b.Backend, sc, otatest.Options{Weak: b.weak}, cuts, os.Stdout); err != nil {
 							t.Error(err)
 						}
 					})
@@ -134,6 +133,11 @@ func again(t *testing.T) {
 		}
 	}
 	t.Fatalf("-cut %s: there is no such backend, size and scenario", *only)
+}
+
+// underlined is the name of a subtest.
+func underlined(backend, size, scenario string) string {
+	return strings.ReplaceAll(path.Join(backend, size, scenario), " ", "_")
 }
 
 // table returns what was cut, for docs/proof.md.

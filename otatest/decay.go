@@ -20,9 +20,9 @@ type badSector struct {
 	off int64 // where it begins
 }
 
-// misread lets a read of length bytes fail if the cut that is armed, or a bad sector,
-// says so. It counts the read.
-func (d *Disk) misread(n *node, off int64, length int) error {
+// misread lets a read of length bytes of the file name fail if the cut that is armed, or
+// a bad sector, says so. It counts the read.
+func (d *Disk) misread(name string, n *node, off int64, length int) error {
 	if d.unseen {
 		return nil
 	}
@@ -34,9 +34,14 @@ func (d *Disk) misread(n *node, off int64, length int) error {
 			d.fell = true
 			return syscall.EIO
 		case BadSector:
-			d.fell = true
 			at := off + d.cut.chance().Int64N(int64(length))
-			d.bad = &badSector{n, at - at%sector}
+			where := InRecord
+			if d.classes != nil {
+				where = d.classes(name, at-at%pageSize)
+			}
+			if where != Nowhere && !(where == InControl && d.spared) {
+				d.fell, d.bad = true, &badSector{n, at - at%sector}
+			}
 		}
 	}
 	if d.bad != nil && d.bad.n == n && off < d.bad.off+sector && off+int64(length) > d.bad.off {

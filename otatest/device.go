@@ -100,6 +100,11 @@ type Packer interface {
 	Pack(image []byte) []byte
 }
 
+// Impatient is a [Backend] whose bootloader leaves even a slot that was marked good if
+// it is not told so again at its first start. A report of success does not have to
+// survive two starts without an agent there.
+type Impatient interface{ Impatient() }
+
 // A Boot is what the kernel knows of one: the slot that [Backend.PowerOn] returned,
 // as on its command line, and an id.
 type Boot struct{ Slot, ID string }
@@ -470,7 +475,10 @@ func (s *Source) Report(_ context.Context, r ota.Report) error {
 	if r.Result == ota.Succeeded {
 		c := d.clone()
 		var err error
-		for range 2 { // the first boot may be the trial of the next release
+		for i := range 2 { // the first boot may be the trial of the next release
+			if _, ok := d.Backend.(Impatient); ok && i > 0 && c.Running.Version == r.Version {
+				break
+			}
 			c.Disk.PowerOff(DropAll, 0)
 			c.Disk.PowerOn()
 			if err = c.PowerOn(); err != nil {

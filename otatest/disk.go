@@ -72,7 +72,8 @@ type Disk struct {
 	bad     *badSector                         // or nil
 	unseen  bool                               // reads are the test's own, and do not count
 	seen    func(effect string)                // told every effect, in order; may be nil
-	classes func(name string, off int64) Where // what may rot, for Rotten; may be nil
+	classes func(name string, off int64) Where // what may rot or be unreadable; may be nil
+	spared  bool                               // InControl has no sectors that cannot be read
 }
 
 // A node is a file, a directory or a device.

@@ -313,7 +313,7 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 		from = &medium
 	}
 	n := from.read(p, off)
-	if err := f.d.misread(f.n, off, n); err != nil {
+	if err := f.d.misread(f.name, f.n, off, n); err != nil {
 		return fail(err)
 	}
 	if f.d.OnRead != nil {
