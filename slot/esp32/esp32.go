@@ -1,3 +1,51 @@
+// Package esp32 keeps the two slots of an ESP32, or a successor of it, in the chip's
+// flash, and tells the vendor's bootloader which one boots. The flash is a file with
+// all of it, a block device or raw flash; the program runs on a host that has it at
+// hand, such as a gateway beside the chip, or a bench. Package image in the folder
+// below knows the formats of images and partition tables.
+//
+//	0x8000   partition table   which partitions there are; never written
+//	0x9000   otadata           two sectors of 4 KiB with an entry of 32 bytes each:
+//	                           number of the choice, state, CRC of the number
+//	0x10000  ota_0             an application: slot 0
+//	0x150000 ota_1             slot 1
+//
+// The entry with the greater number counts; its slot is (number-1) modulo the count
+// of slots. A bootloader with rollback (CONFIG_BOOTLOADER_APP_ROLLBACK_ENABLE) starts
+// an entry in state NEW once and makes it PENDING_VERIFY, and at the next start
+// ABORTED, unless the application was marked VALID. Then the other entry counts. An
+// image that is not whole is passed over, and the next slot is loaded instead. One
+// that is not built with rollback heeds none of that: see [Slots.Probe].
+//
+// Start with [Open], or with [ReadBoot] to look only. Slots are named as their
+// partitions are labelled, for example ota_0, or app0 in the tables of Arduino. The
+// slot to write is the one after the running one, and after the last the first, as
+// esp_ota_get_next_update_partition has it. So with three slots, what ran before the
+// last update is not the slot that is written next; the way back by hand is for
+// tables with two. The factory application is never written: while it runs, ota_0
+// is the other slot; and it cannot be tried, because it has no entry, only chosen.
+//
+// Promised, at every loss of power, with a bootloader that has rollback: what boots
+// is a whole image; what is tried boots once unless it is marked good; nothing that
+// is half written has an entry that counts. Before [Slots.Try] writes anything, the
+// image is checked as the bootloader would, because some do not. Both entries boot
+// the same slot after [Slots.MarkGood], and before the other slot is written, so that
+// either may be lost. An entry is written so that no part of it ever counts: see put
+// in flash.go. The numbers, states and CRCs are those that ESP-IDF's esp_ota_ops.c
+// writes, so that applications may use that too, but for three things: a second
+// entry for the running slot where ESP-IDF erases it; the unused label of an entry,
+// which remembers that the bootloader was seen to come back; and numbers that start
+// anew before they end, where ESP-IDF counts for 2^31 rounds.
+//
+// Known traps. A cut inside [Slots.MarkGood] at the end of a trial can bring back the
+// slot from before: report success only after it has returned. A cut inside the
+// bootloader's own write of PENDING_VERIFY can lose the entry, so that the update was
+// never tried, as far as anybody can tell, or, in a narrow window, leave the state
+// UNDEFINED, so that the new image runs without being on trial. The CRC does not
+// cover the state: one flipped bit can make VALID into NEW or INVALID, and then the
+// other entry boots the same slot. esp_ota_mark_app_invalid_rollback_and_reboot finds
+// no other slot to go back to once the running one was marked good here. Flash
+// encryption is not supported: what lies there cannot be read from outside.
 package esp32
 
 import (
