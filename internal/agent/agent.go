@@ -139,7 +139,7 @@ func (a *Agent) fill() (err error) {
 		}
 		a.checks = append(a.checks, k)
 	}
-	if err = a.makeSlots(a.askRestart); err != nil {
+	if err = a.makeSlots(); err != nil {
 		return err
 	}
 	version := "0"
@@ -373,8 +373,9 @@ func (a *Agent) managerConfig(ctx context.Context, version string, src ota.Sourc
 	return out
 }
 
-// askRestart restarts the device: by the configured command, or in this process.
-func (a *Agent) askRestart(ctx context.Context) error {
+// askRestart restarts the device: by the configured command, with more arguments
+// behind its own, or in this process.
+func (a *Agent) askRestart(ctx context.Context, more ...string) error {
 	if a.cfg.Slot.Run {
 		select {
 		case a.restart <- struct{}{}:
@@ -386,7 +387,7 @@ func (a *Agent) askRestart(ctx context.Context) error {
 	// that it has started: often before the command has ended. To kill the command
 	// ourselves could stop the restart half-way, and to call it failed would take the
 	// try back: the device would restart into the old slot, and again and again.
-	_, err := a.cfg.Slot.Reboot.run(context.WithoutCancel(ctx), time.Minute, nil)
+	_, err := slices.Concat(a.cfg.Slot.Reboot, more).run(context.WithoutCancel(ctx), time.Minute, nil)
 	if err != nil && !pause(ctx, stopSoon) {
 		a.log.Info("the agent is stopped while the device restarts", "error", err)
 		return nil

@@ -146,6 +146,10 @@ func (s *Slot) check() error {
 		return errors.New("slot.booted.command and slot.booted.cmdline are both given; keep one")
 	case len(s.Booted.Command) == 0 && s.Booted.Cmdline == "" && (s.Kind == "file" || s.Kind == "uboot" || s.Kind == "grub"):
 		return errors.New("nobody says which slot is booted: set slot.run, slot.booted.command or slot.booted.cmdline")
+	case s.Kind == "tryboot" && (len(s.Booted.Command) > 0 || s.Booted.Cmdline != ""):
+		return errors.New("slot.booted is given, and with kind tryboot the firmware says which slot is booted; remove it")
+	case s.Kind == "tryboot" && len(s.Reboot) == 3 && s.Reboot[1] == "-c":
+		return errors.New("slot.reboot is a line for the shell, and with kind tryboot it gets one more argument: write it as a list, [systemctl, reboot]")
 	case len(s.Reboot) == 0:
 		return errors.New("slot.reboot is missing: the command that restarts the device, for example [systemctl, reboot]")
 	}

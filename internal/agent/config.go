@@ -190,6 +190,8 @@ type Slot struct {
 	UBoot UBoot `yaml:"uboot"`
 	GRUB  GRUB  `yaml:"grub"`
 	ESP32 ESP32 `yaml:"esp32"`
+
+	Tryboot Tryboot `yaml:"tryboot"`
 }
 
 // UBoot configures package slot/uboot.
@@ -223,6 +225,12 @@ type ESP32 struct {
 	Chip          string   `yaml:"chip"`           // for example ESP32-S3; default: any
 	Revision      uint16   `yaml:"revision"`       // major * 100 + minor; default: any
 	KeyDigests    []string `yaml:"key_digests"`    // SHA-256 of Secure Boot keys, hexadecimal
+}
+
+// Tryboot configures package slot/tryboot.
+type Tryboot struct {
+	Autoboot   string `yaml:"autoboot"`   // default /boot/firmware/autoboot.txt
+	Partitions [2]int `yaml:"partitions"` // numbers of the boot partitions of A and B; default 2 and 3
 }
 
 // GRUB configures package slot/grub.

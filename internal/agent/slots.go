@@ -13,14 +13,16 @@ import (
 	"github.com/interlock-energy/ota/slot/esp32/image"
 	"github.com/interlock-energy/ota/slot/file"
 	"github.com/interlock-energy/ota/slot/grub"
+	"github.com/interlock-energy/ota/slot/tryboot"
 	"github.com/interlock-energy/ota/slot/uboot"
 )
 
 // slotKinds are the kinds of slots that makeSlots knows.
-var slotKinds = []string{"file", "uboot", "grub", "esp32"}
+var slotKinds = []string{"file", "uboot", "grub", "esp32", "tryboot"}
 
 // makeSlots makes the device's slots. To add a bootloader, add a case, and its kind above.
-func (a *Agent) makeSlots(restart func(context.Context) error) (err error) {
+func (a *Agent) makeSlots() (err error) {
+	restart := func(ctx context.Context) error { return a.askRestart(ctx) }
 	switch s := &a.cfg.Slot; s.Kind {
 	case "file":
 		a.player, err = file.Open(a.fileConfig(restart))
@@ -34,6 +36,8 @@ func (a *Agent) makeSlots(restart func(context.Context) error) (err error) {
 		if c, err = a.esp32Config(restart); err == nil {
 			a.slots, err = esp32.Open(c)
 		}
+	case "tryboot":
+		a.slots, err = tryboot.Open(a.trybootConfig())
 	case "":
 		err = fmt.Errorf("slot.kind is missing; known are %s", strings.Join(slotKinds, ", "))
 	default:
@@ -97,6 +101,18 @@ func (a *Agent) esp32Config(restart func(context.Context) error) (esp32.Config, 
 		c.KeyDigests = append(c.KeyDigests, [32]byte(b))
 	}
 	return c, nil
+}
+
+func (a *Agent) trybootConfig() tryboot.Config {
+	s, t := &a.cfg.Slot, &a.cfg.Slot.Tryboot
+	return tryboot.Config{Components: s.Components, Partitions: t.Partitions, Autoboot: orDefault(t.Autoboot, "/boot/firmware/autoboot.txt"),
+		State: filepath.Join(a.cfg.StateDir, "tryboot"), BootID: bootID, Capacity: s.Capacity, Log: a.log,
+		Restart: func(ctx context.Context, arg string) error {
+			if arg == "" {
+				return a.askRestart(ctx)
+			}
+			return a.askRestart(ctx, arg)
+		}}
 }
 
 // ask returns how to find out which slot runs, or nil.
@@ -164,7 +180,7 @@ func (a *Agent) slotPath(slot string) string {
 // components returns the names of the components that the slots have.
 func (a *Agent) components() []string {
 	if len(a.cfg.Slot.Components) == 0 {
-		return []string{defaultComponent}
+		return []string{a.cfg.Slot.Component}
 	}
 	return sortedKeys(a.cfg.Slot.Components)
 }
