@@ -13,9 +13,8 @@ type Board string
 
 // The boards.
 const (
-	UBoot  Board = "uboot"  // arm64, stock U-Boot, redundant environment on a raw partition
-	GRUB   Board = "grub"   // x86 with a BIOS, GRUB with its environment block
-	SDBoot Board = "sdboot" // x86 with UEFI, systemd-boot with boot counting
+	UBoot Board = "uboot" // arm64, stock U-Boot, redundant environment on a raw partition
+	GRUB  Board = "grub"  // x86 with a BIOS, GRUB with two environment blocks
 )
 
 // Partitions of every board, in bytes; deploy/reference-device/build makes them.
@@ -35,6 +34,10 @@ const (
 	Product = "reference-device"
 	ID      = "ref-1"
 )
+
+// watchdog is how many seconds a device has from its initrd to its agent: enough for
+// an emulated one on a busy machine, and not more, because each hang waits for it.
+const watchdog = "40"
 
 // A Device is a directory with what the scripts build and release made.
 type Device struct {
@@ -88,7 +91,7 @@ func script(ctx context.Context, env []string, name string, args ...string) erro
 		return err
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = append(os.Environ(), env...)
+	cmd.Env = append(append(os.Environ(), "WATCHDOG="+watchdog), env...)
 	return run(cmd)
 }
 

@@ -131,9 +131,8 @@ func badRelease(t *testing.T, d *Device, version, fault, rot string, at int64) s
 
 // triedB is what the bootloaders say when they choose slot B.
 var triedB = map[Board]string{
-	UBoot:  `^boot: .*, slot B$`,
-	GRUB:   `^boot: slot B$`,
-	SDBoot: `^initrd: slot B`,
+	UBoot: `^boot: .*, slot B$`,
+	GRUB:  `^boot: slot B$`,
 }
 
 // A bench is a device's disk, and a server for it alone.
