@@ -98,9 +98,9 @@ func parseLine(line string, tableOffset uint32, end *int64) (p Partition, err er
 	fields := strings.Split(line, ",")
 	for i := range fields {
 		fields[i] = strings.TrimSpace(fields[i])
-		if i >= 6 && fields[i] != "" {
-			return p, fmt.Errorf("got %d columns, want at most 6: name, type, subtype, offset, size, flags", len(fields))
-		}
+	}
+	if len(fields) > 6 && strings.Join(fields[6:], "") != "" && !strings.HasPrefix(fields[6], "#") {
+		return p, fmt.Errorf("got %d columns, want at most 6: name, type, subtype, offset, size, flags; a comment there begins with #", len(fields))
 	}
 	fields = append(fields, "", "", "", "", "")
 	if p.Label = fields[0]; len(p.Label) > labelSize {

@@ -30,7 +30,7 @@ func TestTableCSV(t *testing.T) {
 			"phy_init, data, phy,     ,        0x1000,,\r\n" +
 			"# the application\r\n" +
 			"ota_0,    app,  ota_0,   ,        1536K,\r\n" +
-			"ota_1,    app,  ota_1,   ,        1M,encrypted\r\n" +
+			"ota_1,    app,  ota_1,   ,        1M,encrypted, # comment, and more\r\n" +
 			"config,   data, nvs,     ,        12k,readonly:encrypted\r\n",
 			[]image.Partition{
 				part(1, 2, 0x9000, 0x4000, "nvs"), part(1, 0, 0xD000, 0x2000, "otadata"), part(1, 1, 0xF000, 0x1000, "phy_init"),

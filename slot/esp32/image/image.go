@@ -116,7 +116,7 @@ const (
 // Verify checks an image that begins at offset 0 of r and ends before size, and
 // returns what it says. Nothing but a signature over SHA-384 makes it read the
 // image a second time. An error of r is returned as it is, and says nothing
-// about the image.
+// about the image; behind the image it counts only if a signature is asked for.
 //
 // The order is that of the bootloader, with what the device demands as early as
 // it is known: header, chip and revision, segments, descriptor, checksum,

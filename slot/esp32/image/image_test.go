@@ -247,16 +247,27 @@ func (r *brokenReader) ReadAt(b []byte, at int64) (int, error) {
 	return bytes.NewReader(r.b).ReadAt(b, at)
 }
 
-// A medium that cannot be read says nothing about the image.
+// A medium that cannot be read says nothing about the image, and behind it nothing
+// at all unless a signature has to be there.
 func TestReadError(t *testing.T) {
-	signed, err := image.Sign(imagetest.App(imagetest.Spec{Size: 3000}), testKeys().p384)
+	key := testKeys().p384
+	plain := imagetest.App(imagetest.Spec{Size: 3000})
+	signed, err := image.Sign(plain, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for from := range signed[:len(signed)-448] { // behind the third block nothing is read
-		_, err := image.Verify(&brokenReader{b: signed, from: int64(from)}, int64(len(signed)), image.Options{})
-		if !errors.Is(err, errBroken) || ota.CodeOf(err) == ota.ErrValidation {
+	pinned := image.Options{KeyDigests: [][32]byte{keyDigest(t, key)}}
+	for from := range len(signed) - 448 { // behind the third block nothing is read
+		r := &brokenReader{b: signed, from: int64(from)}
+		if _, err := image.Verify(r, int64(len(signed)), pinned); !errors.Is(err, errBroken) || ota.CodeOf(err) == ota.ErrValidation {
 			t.Fatalf("broken from byte %d on: got %v, want the error of the medium", from, err)
+		}
+		info, err := image.Verify(r, int64(len(signed)), image.Options{})
+		if from < len(plain) && !errors.Is(err, errBroken) {
+			t.Fatalf("without a key, broken from byte %d on: got %v, want the error of the medium", from, err)
+		}
+		if from >= len(plain) && (err != nil || info.Signature != nil || info.End != int64(len(plain))) {
+			t.Fatalf("without a key, broken from byte %d on: got %+v, %v, want the image without its signature", from, info, err)
 		}
 	}
 	// A file that shrinks while it is read.

@@ -48,21 +48,40 @@ const (
 	curveP384  = 3
 )
 
-// signature reads what is behind the image proper: padding to a sector, and one
-// to three blocks. If nobody asks for a signature, the image needs none, and
-// other bytes in that place are the remains of something else.
+// signature looks for what is behind the image proper: padding to a sector, and
+// one to three blocks. If nobody asks for a signature, the image needs none: other
+// bytes in that place are the remains of something else, and if they cannot be
+// read that is no fault of the image.
 func (s *scanner) signature(info *Info, o Options) error {
-	base := (s.at + SectorSize - 1) &^ (SectorSize - 1)
-	sector := make([]byte, maxBlocks*sigBlock)
-	if base+SectorSize > s.size || s.max > 0 && base+SectorSize > s.max {
-		clear(sector) // no place for one
-	} else if err := readFull(s.r, sector, base); err != nil {
+	sig, err := s.readSignature(o.KeyDigests)
+	if err != nil {
 		if len(o.KeyDigests) > 0 {
 			return err
 		}
-		clear(sector) // what does not belong to the image need not be readable
+		return nil
 	}
-	sig := &Signature{Offset: base}
+	if sig != nil {
+		info.Signature, info.End = sig, sig.Offset+SectorSize
+	}
+	switch {
+	case len(o.KeyDigests) == 0:
+		return nil
+	case sig == nil:
+		return invalid("image is not signed for Secure Boot v2: there is no signature behind its %d bytes; sign it with a key that this device trusts", info.Size)
+	}
+	return sig.trusted()
+}
+
+// readSignature returns nil if there is no signature. An error is one of the medium.
+func (s *scanner) readSignature(pinned [][32]byte) (*Signature, error) {
+	sig := &Signature{Offset: (s.at + SectorSize - 1) &^ (SectorSize - 1)}
+	if end := sig.Offset + SectorSize; end > s.size || s.max > 0 && end > s.max {
+		return nil, nil // no place for one
+	}
+	sector := make([]byte, maxBlocks*sigBlock)
+	if err := readFull(s.r, sector, sig.Offset); err != nil {
+		return nil, err
+	}
 	var blocks [][]byte
 	for b := range slices.Chunk(sector, sigBlock) {
 		if b[0] != sigMagic || b[1] != sigRSA && b[1] != sigECDSA || b[2] > 1 || b[3] != 0 {
@@ -71,23 +90,16 @@ func (s *scanner) signature(info *Info, o Options) error {
 		blocks = append(blocks, b)
 	}
 	if len(blocks) == 0 {
-		if len(o.KeyDigests) > 0 {
-			return invalid("image is not signed for Secure Boot v2: there is no signature at offset %#x; sign it with a key that this device trusts", base)
-		}
-		return nil
+		return nil, nil
 	}
-	digests, err := s.digests(base, blocks)
+	d, err := s.digests(sig.Offset, blocks)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, b := range blocks {
-		sig.Blocks = append(sig.Blocks, checkBlock(b, digests, o.KeyDigests))
+		sig.Blocks = append(sig.Blocks, checkBlock(b, d, pinned))
 	}
-	info.Signature, info.End = sig, base+SectorSize
-	if len(o.KeyDigests) == 0 {
-		return nil
-	}
-	return sig.trusted()
+	return sig, nil
 }
 
 // trusted reports why none of the pinned keys has signed.
