@@ -3,6 +3,7 @@ package uboot_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"path/filepath"
@@ -356,33 +357,92 @@ func TestErrorsOfTheKernel(t *testing.T) {
 	}
 }
 
-// TestLock waits for whoever holds fw_setenv's lock.
+// TestLock holds fw_setenv's lock during every access of a change, and waits for
+// whoever has it.
 func TestLock(t *testing.T) {
-	dir := t.TempDir()
-	cfg := uboot.Config{
-		Env: []uboot.Place{{Path: filepath.Join(dir, "env"), Size: 512}}, AllowSingle: true, Lock: filepath.Join(dir, "lock"),
-		Components: map[string][2]string{"controller": {filepath.Join(dir, "a"), filepath.Join(dir, "b")}},
-		Booted:     func(context.Context) (string, string, error) { return "A", "boot 1", nil },
-		Log:        slog.New(slog.DiscardHandler),
+	v := newDevice(t, uboottest.Backend{})
+	cfg := v.Config(v.boot)
+	cfg.Lock = filepath.Join(t.TempDir(), "lock")
+	s, err := uboot.OpenOn(v.disk, cfg)
+	must(t, err)
+	accesses := 0
+	locked := func(what string) {
+		accesses++
+		if l, err := durable.Lock(cfg.Lock); !errors.Is(err, durable.ErrLocked) {
+			t.Errorf("%s without the lock: %v", what, errors.Join(err, l.Close()))
+		}
 	}
-	block, err := factory(t).Encode(512, single)
-	must(t, err)
-	must(t, durable.WriteFile(durable.OS{}, cfg.Env[0].Path, block, 0o600))
-	s, err := uboot.Open(cfg)
-	must(t, err)
+	v.disk.OnEffect = func(_ int, effect string) otatest.Fault { locked(effect); return otatest.Fault{} }
+	v.disk.OnRead = func(name string, _ int64, _ []byte) error { locked("read " + name); return nil }
 	held, err := durable.Lock(cfg.Lock)
 	must(t, err)
-	released := make(chan bool, 1)
 	done := make(chan error)
 	go func() { done <- s.MarkGood(context.Background()) }()
-	go func() {
-		released <- true
-		if err := held.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	must(t, held.Close())
 	must(t, <-done)
-	if len(released) != 1 {
-		t.Error("did not wait for the lock")
+	if accesses < 8 {
+		t.Errorf("got %d accesses, want two reads, two writes and their syncs at least", accesses)
+	}
+	v.disk.OnEffect, v.disk.OnRead = nil, nil
+	if l, err := durable.Lock(cfg.Lock); err != nil {
+		t.Errorf("the lock was not let go: %v", err)
+	} else {
+		l.Close()
+	}
+}
+
+// TestWornOutBlock has a block of NOR flash that cannot be erased any more, under one
+// of the copies. What is marked good boots all the same.
+func TestWornOutBlock(t *testing.T) {
+	for i := range 2 {
+		v := newDevice(t, uboottest.Backend{Medium: uboottest.Flash})
+		startTrial(t, v)
+		worn := fmt.Sprintf("erase /device/boot %d+", v.Places()[i].Offset)
+		v.disk.OnEffect = func(_ int, effect string) otatest.Fault {
+			if strings.HasPrefix(effect, worn) {
+				return otatest.Fault{Err: syscall.EIO}
+			}
+			return otatest.Fault{}
+		}
+		newest := 0
+		if c := v.flags(); c[1] == 1 {
+			newest = 1
+		}
+		if err := markGood(t, v.slots(t)); !errors.Is(err, ota.ErrFlashWrite) {
+			t.Errorf("copy %d: got %v, want ErrFlashWrite", i, err)
+		}
+		if i == newest { // the other one has been written, and this one marked
+			v.want(t, "marked good", "BOOT_ORDER=B A", "BOOT_B_LEFT=3")
+		}
+		v.wantForeign(t, worn)
+	}
+}
+
+// TestTryRefills tries from a slot that has one attempt left.
+func TestTryRefills(t *testing.T) {
+	v := newDevice(t, uboottest.Backend{})
+	must(t, v.slots(t).Set(map[string]string{"BOOT_A_LEFT": "0"}))
+	must(t, tryOther(t, v.slots(t)))
+	for i, want := range []string{"B", "A", "A"} {
+		if slot := v.cycle(t); slot != want {
+			t.Fatalf("start %d: got slot %s, want %s", i+1, slot, want)
+		}
+	}
+}
+
+// TestTryAndWrite writes a slot that was to be tried. Then it was not, and the device
+// has not come back from it.
+func TestTryAndWrite(t *testing.T) {
+	for _, b := range backends {
+		v := newDevice(t, b.Backend)
+		must(t, tryOther(t, v.slots(t)))
+		must(t, writeOther(t, v.slots(t)))
+		for range 2 {
+			got, err := v.slots(t).Booted(t.Context())
+			if err != nil || got.Slot != "A" || got.FellBack || got.Trial {
+				t.Errorf("%s: got %+v, %v, want slot A and nothing else", b.name, got, err)
+			}
+			v.cycle(t)
+		}
 	}
 }

@@ -65,7 +65,19 @@ func (v *device) wantTwice(t *testing.T, when string) {
 	if c[0] == nil || !maps.Equal(c[0], c[1]) {
 		t.Errorf("%s: got copies %q and %q, want two that are the same", when, c[0], c[1])
 	}
+	flags := v.flags()
+	if boolean := v.Flags == uboot.Boolean || v.Medium == uboottest.Flash; boolean && flags != [2]byte{0, 1} && flags != [2]byte{1, 0} {
+		t.Errorf("%s: got flags %v, want one copy active and one obsolete", when, flags)
+	}
 	v.wantForeign(t, when)
+}
+
+// flags returns the flags of both copies.
+func (v *device) flags() (flags [2]byte) {
+	for i, p := range v.Places() {
+		flags[i] = v.disk.Content(p.Path)[p.Offset+4]
+	}
+	return flags
 }
 
 func (v *device) wantForeign(t *testing.T, when string) {
@@ -176,6 +188,8 @@ func TestEveryTear(t *testing.T) {
 					}
 					c.wantForeign(t, when)
 					must(t, a.do(t, c.slots(t)))
+					c.disk.PowerOff(otatest.DropAll, 0)
+					c.disk.PowerOn()
 					if got := c.vars(t); !maps.Equal(got, after) {
 						t.Fatalf("%s, and again: got %q, want %q", when, got, after)
 					}
