@@ -193,18 +193,7 @@ func (r *inspection) boot(res *flashResult) error {
 	slots := res.table.OTA()
 	p, ok := res.table.Find(image.TypeData, image.DataOTA)
 	if !ok || len(slots) == 0 {
-		if len(slots) > 0 {
-			res.problem("the table has slots, but no otadata, which says which of them boots")
-		}
-		res.Why = "the table has no otadata, or no slots: there is only the factory application"
-		if f, ok := res.table.Find(image.TypeApp, image.AppFactory); ok {
-			res.Told = f.Label
-			for _, row := range res.Partitions {
-				if row.Label == f.Label && row.Image != nil {
-					res.Boots = f.Label
-				}
-			}
-		}
+		res.withoutOtadata(slots)
 		return nil
 	}
 	b := make([]byte, otadataSize)
@@ -220,6 +209,32 @@ func (r *inspection) boot(res *flashResult) error {
 	res.Boots, res.Told, res.Trial = state.Next, state.Order[0].Label, state.Trial
 	res.Why = whyBoots(state, list)
 	return nil
+}
+
+// withoutOtadata finds out what boots if there is nothing to choose by: the first
+// whole application of all (load_boot_image of ESP-IDF's bootloader_utility.c).
+func (f *flashResult) withoutOtadata(slots []image.Partition) {
+	order := slots
+	if p, ok := f.table.Find(image.TypeApp, image.AppFactory); ok {
+		order = append([]image.Partition{p}, slots...)
+	}
+	if len(slots) > 0 {
+		f.problem("the table has slots, but no otadata, which says which of them boots: an update cannot switch")
+	}
+	f.Why = "the table has no otadata, so the first whole application is taken"
+	for i, p := range order {
+		if i == 0 {
+			f.Told = p.Label
+		}
+		for _, row := range f.Partitions {
+			if row.Label == p.Label && row.Image != nil && f.Boots == "" {
+				f.Boots = p.Label
+			}
+		}
+	}
+	if f.Boots == "" {
+		f.Why = "no partition holds a whole application"
+	}
 }
 
 // whyBoots says in a sentence why a flash boots what it boots.
@@ -261,6 +276,8 @@ func (f *flashResult) print(e *env, file string) error {
 	updates := fmt.Sprintf("%d slots", len(f.table.OTA()))
 	if len(f.table.OTA()) < 2 {
 		updates = "not possible: the table has no two slots"
+	} else if f.Otadata == nil {
+		updates = "not possible: the table has no otadata"
 	}
 	if err := e.list(
 		[2]string{"file", file},
