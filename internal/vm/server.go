@@ -1,3 +1,5 @@
+//go:build linux
+
 package vm
 
 import (
@@ -10,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -26,6 +29,7 @@ type Server struct {
 	url     string
 	data    string
 	cmd     *exec.Cmd
+	done    <-chan struct{}
 }
 
 // StartServer starts the server that the device knows. It keeps its data in a new
@@ -47,36 +51,37 @@ func StartServer(ctx context.Context, d *Device, dir string) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start the server: %w", err)
 	}
-	if err := s.cmd.Start(); err != nil {
+	address := make(chan string, 1)
+	s.done, err = start(s.cmd, func() {
+		lines := bufio.NewScanner(out)
+		for lines.Scan() { // to the end, so that it never has to wait for a reader
+			if rest, ok := strings.CutPrefix(lines.Text(), "serving"); ok {
+				address <- strings.TrimSpace(rest)
+			}
+		}
+		close(address)
+	})
+	if err != nil {
 		return nil, fmt.Errorf("start the server: %w", err)
 	}
-	lines := bufio.NewScanner(out)
-	for lines.Scan() {
-		if _, err := fmt.Sscanf(lines.Text(), "serving %s", &s.url); err != nil {
-			continue
-		}
-		u, err := url.Parse(s.url)
-		if err != nil {
-			break
-		}
+	s.url = <-address
+	u, err := url.Parse(s.url)
+	if err == nil {
 		s.Port, err = strconv.Atoi(u.Port())
-		if err != nil {
-			break
-		}
-		go func() { // so that it never has to wait for a reader
-			for lines.Scan() {
-			}
-		}()
-		return s, nil
 	}
-	s.Stop()
-	return nil, fmt.Errorf("start the server: it does not say where it serves; see %s", log.Name())
+	if err != nil {
+		s.Stop()
+		return nil, fmt.Errorf("start the server: it does not say where it serves; see %s", log.Name())
+	}
+	return s, nil
 }
 
 // Stop ends the server.
 func (s *Server) Stop() {
-	s.cmd.Process.Signal(syscall.SIGTERM)
-	s.cmd.Wait()
+	if !isClosed(s.done) {
+		s.cmd.Process.Signal(syscall.SIGTERM)
+	}
+	<-s.done
 }
 
 // Publish gives a bundle to all devices.

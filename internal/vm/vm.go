@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package vm boots the reference device of deploy/reference-device in a virtual
 // machine, with the real bootloader, kernel and agent, and lets it take releases
 // from a real server.
@@ -31,7 +33,7 @@ import (
 // A Machine is a running QEMU.
 type Machine struct {
 	cmd  *exec.Cmd
-	done chan struct{} // closed when QEMU has ended, and all that it printed is in lines
+	done <-chan struct{} // closed when QEMU has ended, and all that it printed is in lines
 
 	mu      sync.Mutex
 	lines   []string
@@ -49,28 +51,22 @@ func Start(board Board, disk string, port int, log io.Writer, args ...string) (*
 	if err != nil {
 		return nil, err
 	}
-	m := &Machine{done: make(chan struct{}), more: make(chan struct{}), log: log}
+	m := &Machine{more: make(chan struct{}), log: log}
 	m.cmd = exec.Command(script, append([]string{string(board), disk, fmt.Sprint(port)}, args...)...)
-	// The script becomes QEMU, and QEMU starts a socat for each connection: a
-	// process group of their own ends with it.
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, in, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("open the console of the machine: %w", err)
 	}
 	m.cmd.Stdout, m.cmd.Stderr = in, in
-	if err := m.cmd.Start(); err != nil {
+	m.done, err = start(m.cmd, func() {
+		io.Copy(console{m}, out) // until QEMU and its connections have ended
 		out.Close()
-		in.Close()
+	})
+	in.Close()
+	if err != nil {
+		out.Close()
 		return nil, fmt.Errorf("start the machine: %w", err)
 	}
-	in.Close()
-	go func() {
-		io.Copy(console{m}, out) // until QEMU and what it started have ended
-		out.Close()
-		m.cmd.Wait()
-		close(m.done)
-	}()
 	return m, nil
 }
 
