@@ -3,6 +3,7 @@ package esp32_test
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -486,4 +487,45 @@ func TestReboot(t *testing.T) {
 	if err := s.Reboot(t.Context()); err != nil || !restarted {
 		t.Errorf("got %v, restarted %v", err, restarted)
 	}
+}
+
+// All 8,192 bytes of otadata, at a try and at the end of it, where one entry is
+// written as esp_ota_set_boot_partition and esp_ota_mark_app_valid_cancel_rollback
+// write it, but for the label.
+func TestBytesOfOTAData(t *testing.T) {
+	d, u := onDisk(t, esp32test.Backend{})
+	poke(t, d, esp32test.Flash, u.b.Pack([]byte("second")), 0x20000)
+	if _, err := u.start(); err != nil {
+		t.Fatal(err)
+	}
+	erased := bytes.Repeat([]byte{0xFF}, 0x2000)
+	want := func(when string, e0, e1 string) {
+		t.Helper()
+		all := bytes.Clone(erased)
+		for i, e := range []string{e0, e1} {
+			b, err := hex.DecodeString(strings.ReplaceAll(e, " ", ""))
+			if err != nil {
+				t.Fatal(err)
+			}
+			copy(all[0x1000*i:], b)
+		}
+		got := d.Content(esp32test.Flash)[0xd000:0xf000]
+		if label := got[0x1000+4:]; bytes.HasPrefix(label, []byte("ILRB")) {
+			copy(label, erased[:20])
+		}
+		if label := got[4:]; bytes.HasPrefix(label, []byte("ILRB")) {
+			copy(label, erased[:20])
+		}
+		if at := differs(got, all); at >= 0 {
+			t.Errorf("%s: byte %#x differs: got % x / % x", when, at, got[:32], got[0x1000:0x1020])
+		}
+	}
+	const label = "ffffffff ffffffff ffffffff ffffffff ffffffff"
+	want("as the bootloader left it", "01000000"+label+"02000000 9a984347", "")
+	u.do("try")
+	want("after the try", "01000000"+label+"02000000 9a984347", "02000000"+label+"00000000 7437f655")
+	u.do("boot")
+	want("on trial", "01000000"+label+"02000000 9a984347", "02000000"+label+"01000000 7437f655")
+	u.do("good")
+	want("marked good", "04000000"+label+"02000000 a8689d70", "02000000"+label+"02000000 7437f655")
 }

@@ -268,6 +268,39 @@ func TestTearsOfTry(t *testing.T) {
 	}
 }
 
+// The end of a trial, torn, with a factory application that nobody wants: it is the
+// old slot or the new one that boots.
+func TestMarkGoodTorn(t *testing.T) {
+	b := esp32test.Backend{Table: esp32test.SmallFactory}
+	before, u := device(t, b, "good", "install", "try", "boot", "good", "install", "try", "boot")
+	seen := map[string]bool{}
+	for at := 1; ; at++ {
+		for _, cut := range tears(at, false) {
+			if cut.Unit > 4 {
+				continue
+			}
+			d := before.Clone()
+			v := *u
+			v.fsys = d
+			if _, err := v.open(); err != nil {
+				t.Fatal(err)
+			}
+			d.Arm(cut)
+			if !cutOff(func() { v.do("good") }) {
+				if !seen["ota_0"] || !seen["ota_1"] {
+					t.Errorf("boots %v, want both in the end", seen)
+				}
+				return
+			}
+			d.PowerOn()
+			if _, err := v.start(); err != nil || v.running == "factory" {
+				t.Fatalf("%v: %s boots (%v)", cut, v.running, err)
+			}
+			seen[v.running] = true
+		}
+	}
+}
+
 // One entry rots, each bit of it, at rest: what was marked good still boots.
 func TestRot(t *testing.T) {
 	for _, life := range [][]string{
