@@ -492,6 +492,35 @@ func TestMarkGoodCuts(t *testing.T) {
 	t.Logf("%d cuts", tried)
 }
 
+// A process that is killed leaves what it wrote in the cache, where the next one finds
+// it: that is not the medium.
+func TestKilledInMarkGood(t *testing.T) {
+	base := newPi(t)
+	base.fill()
+	base.try("B")
+	base.restart(otatest.DropAll)
+	for at := 1; ; at++ {
+		came := false
+		for _, how := range []otatest.How{otatest.Before, otatest.After, otatest.Torn} {
+			p := *base
+			p.t, p.d = t, base.d.Clone()
+			p.open()
+			// The register survives the agent, and so does what runs.
+			p.d.Arm(otatest.Cut{At: at, How: how, Agent: true, Seed: uint64(at)})
+			if came = cutOff(func() { p.markGood() }); !came {
+				return
+			}
+			p.d.PowerOn()
+			p.open()
+			p.markGood()
+			p.powerCut()
+			if p.boot.Slot != "B" {
+				t.Errorf("killed %v effect %d: MarkGood returned nil, and slot %s boots", how, at, p.boot.Slot)
+			}
+		}
+	}
+}
+
 // Every effect of a change fails once, and did it or did not: what returned an error is
 // done by the next call.
 func TestFaults(t *testing.T) {
