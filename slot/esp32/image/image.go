@@ -7,9 +7,9 @@
 // bootloader will say after it. Start with [Verify] for an image and with
 // [ParseTable] for a partition table.
 //
-// Promised: no input, however hostile, makes a function panic, take more than
-// some ten kilobytes of memory beyond what it was handed, or read more than twice
-// the image; what ESP-IDF's bootloader refuses because of the bytes is refused, with
+// Promised: no input, however hostile, makes a function panic, take more than 100 KiB
+// of memory beyond what it was handed, or read more than twice the size of the
+// image; what ESP-IDF's bootloader refuses because of the bytes is refused, with
 // a sentence that says what to do. Errors carry [ota.ErrValidation] if the bytes
 // are wrong, and [ota.ErrIncompatible] if they are right but not for this device.
 //
