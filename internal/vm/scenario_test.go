@@ -56,17 +56,21 @@ func TestDevice(t *testing.T) {
 	for _, board := range boards {
 		t.Run(string(board), func(t *testing.T) {
 			d := device(t, board)
-			t.Run("good", func(t *testing.T) { results.add(t, board, "good", goodRelease(t, d)) })
+			t.Run("good", func(t *testing.T) {
+				t.Parallel() // a device that hangs needs no processor; see -parallel
+				results.add(board, "good", func() string { return goodRelease(t, d) })
+			})
 			for _, s := range bad {
 				if quick && s.fault != "panic" {
 					continue
 				}
 				t.Run(s.fault, func(t *testing.T) {
+					t.Parallel()
 					fault := s.fault
 					if s.rot != "" {
 						fault = ""
 					}
-					results.add(t, board, s.fault, badRelease(t, d, s.version, fault, s.rot, s.at))
+					results.add(board, s.fault, func() string { return badRelease(t, d, s.version, fault, s.rot, s.at) })
 				})
 			}
 		})
@@ -284,24 +288,19 @@ func TestMain(m *testing.M) {
 type table struct {
 	mu   sync.Mutex
 	rows []string
-	last time.Time
 }
 
-func (x *table) add(t *testing.T, board Board, what, result string) {
+func (x *table) add(board Board, what string, scenario func() string) {
+	began := time.Now()
+	result := scenario()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.last.IsZero() {
-		x.last = started
-	}
-	now := time.Now()
-	x.rows = append(x.rows, fmt.Sprintf("%-8s %-14s %6.0f s  %s", board, what, now.Sub(x.last).Seconds(), result))
-	x.last = now
+	x.rows = append(x.rows, fmt.Sprintf("%-8s %-14s %6.0f s  %s", board, what, time.Since(began).Seconds(), result))
 }
 
 func (x *table) String() string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	slices.Sort(x.rows)
 	return "\n" + strings.Join(x.rows, "\n") + "\n\n"
 }
-
-var started = time.Now()
