@@ -5,36 +5,36 @@ BIN := bin
 FUZZTIME ?= 60s
 export CGO_ENABLED ?= 0
 
-.PHONY: all demo test cuts fuzz bench bench-install cross clean
+.PHONY: all demo test cuts fuzz vm bench bench-install cross clean
 all:
 	$(GO) build -trimpath -o $(BIN)/ ./cmd/...
 
 demo: all
 	$(BIN)/interlock demo
 
+test: export INTERLOCK_TOOLS = 1
 test:
-	./scripts/need gcc libc6-dev curl
+	./scripts/need gcc libc6-dev curl u-boot-tools:mkenvimage libubootenv-tool:fw_printenv grub-common:grub-editenv
 	test -z "$$(gofmt -l .)"
 	$(GO) vet ./...
-	CGO_ENABLED=1 $(GO) test -race -timeout 20m -skip '^TestCuts$$' ./...
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m -skip '^Test(Cuts|Mutants)$$' ./...
 	$(GO) test -c -o $(BIN)/cuts.test ./otatest && $(BIN)/cuts.test -test.run '^TestCuts$$'
+	$(GO) test -timeout 20m ./internal/mutants
 	$(MAKE) cross
 
 cuts:
 	$(GO) test -c -o $(BIN)/cuts.test ./otatest
-	$(BIN)/cuts.test -test.run TestCuts -test.timeout 2h -cuts
+	$(BIN)/cuts.test -test.run '^TestCuts$$' -test.timeout 2h -cuts
 
 fuzz:
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz
 
-bench: all
-	./scripts/need curl time:/usr/bin/time
-	$(GO) run ./internal/bench
+# real bootloaders in QEMU; VM=quick for one board and two releases
+vm:
+	./deploy/reference-device/test
 
-# into block devices, beside RAUC and SWUpdate; as root
-bench-install:
-	./scripts/need curl time:/usr/bin/time cpio openssl rauc swupdate squashfs-tools:mksquashfs dbus-daemon
-	$(GO) run ./internal/bench -install $(BENCH)
+bench bench-install: all
+	$(GO) run ./internal/bench $(if $(findstring install,$@),-install)
 
 # what devices run: the agent builds for small Linux machines
 cross:
