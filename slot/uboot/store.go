@@ -236,13 +236,16 @@ func (s *store) behind(i int) ([]byte, error) {
 		}
 	}
 	rest := bytes.Repeat([]byte{unset}, int(end(p)-p.Offset-p.Size))
+	if len(rest) == 0 {
+		return nil, nil
+	}
+	if got, err := durable.ReadRange(s.fsys, p.Path, p.Offset+p.Size, int64(len(rest))); err == nil {
+		return got, nil
+	}
 	for at := 0; at < len(rest); at += flashPage {
+		// What cannot be read is lost for its owner already; the way back is not to be.
 		piece := rest[at:min(at+flashPage, len(rest))]
-		got, err := durable.ReadRange(s.fsys, p.Path, p.Offset+p.Size+int64(at), int64(len(piece)))
-		if err != nil { // once more, and then it is lost for its owner already; the way back is not to be
-			got, err = durable.ReadRange(s.fsys, p.Path, p.Offset+p.Size+int64(at), int64(len(piece)))
-		}
-		if err == nil {
+		if got, err := durable.ReadRange(s.fsys, p.Path, p.Offset+p.Size+int64(at), int64(len(piece))); err == nil {
 			copy(piece, got)
 		}
 	}
