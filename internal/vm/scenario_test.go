@@ -25,15 +25,21 @@ const patience = 10 * time.Minute
 // bad are the releases that must not survive their trial.
 var bad = []struct {
 	fault, version string
-	rot            string // a file in the slot that is damaged after it was verified
-	at             int64  // where in it
 }{
 	{fault: "panic", version: "1.1.1"},
 	{fault: "hang", version: "1.1.2"},
 	{fault: "no-agent", version: "1.1.3"},
 	{fault: "bad-kernel", version: "1.1.4"},
-	{fault: "rotten-init", version: "1.1.0", rot: "/bin/busybox"},
-	{fault: "rotten-kernel", version: "1.1.0", rot: "/boot/vmlinuz", at: 1 << 20},
+}
+
+// rotten are files of a good release that are damaged in the slot after it was
+// verified, and where in them.
+var rotten = []struct {
+	name, file string
+	at         int64
+}{
+	{"rotten-init", "/bin/busybox", 0},
+	{"rotten-kernel", "/boot/vmlinuz", 1 << 20},
 }
 
 // TestDevice lets each board take a good release and every bad one, from a real
@@ -66,11 +72,16 @@ func TestDevice(t *testing.T) {
 				}
 				t.Run(s.fault, func(t *testing.T) {
 					t.Parallel()
-					fault := s.fault
-					if s.rot != "" {
-						fault = ""
-					}
-					results.add(board, s.fault, func() string { return badRelease(t, d, s.version, fault, s.rot, s.at) })
+					results.add(board, s.fault, func() string { return badRelease(t, d, s.version, s.fault) })
+				})
+			}
+			for _, s := range rotten {
+				if quick {
+					continue
+				}
+				t.Run(s.name, func(t *testing.T) {
+					t.Parallel()
+					results.add(board, s.name, func() string { return rottenRelease(t, d, s.file, s.at) })
 				})
 			}
 		})
@@ -96,23 +107,10 @@ func goodRelease(t *testing.T, d *Device) string {
 }
 
 // badRelease ends in the slot it came from, which goes on without it.
-func badRelease(t *testing.T, d *Device, version, fault, rot string, at int64) string {
+func badRelease(t *testing.T, d *Device, version, fault string) string {
 	b := newBench(t, d)
 	b.publish(t, version, fault)
-	var m *Machine
-	if rot == "" {
-		m = b.start(t)
-	} else {
-		m = b.start(t, "-no-reboot")
-		b.wait(t, m, `status=APPLYING`)
-		select {
-		case <-m.Off():
-		case <-b.ctx.Done():
-			t.Fatalf("the device does not restart:\n%s", m.Tail(40))
-		}
-		damage(b.ctx, t, b.disk, d.Image(version), rot, at)
-		m = b.start(t)
-	}
+	m := b.start(t)
 	r := b.report(t, m, version)
 	if r.Result != ota.Failed && r.Result != ota.RolledBack && r.Result != ota.Lost {
 		t.Errorf("report on %s: got %s (%s), want failed, rolled back or lost\n%s", version, r.Result, r.Reason, m.Tail(60))
@@ -131,6 +129,43 @@ func badRelease(t *testing.T, d *Device, version, fault, rot string, at int64) s
 		t.Errorf("slot B was chosen again after the report")
 	}
 	return fmt.Sprintf("%s, %d boots of B", r.Result, tried)
+}
+
+// rottenRelease comes back from the slot in which something is damaged, finds that it
+// no longer holds what was written, and writes that again before it tries once more.
+func rottenRelease(t *testing.T, d *Device, file string, at int64) string {
+	b := newBench(t, d)
+	b.publish(t, "1.1.0", "")
+	m := b.start(t, "-no-reboot")
+	b.wait(t, m, `status=REBOOTING`)
+	select {
+	case <-m.Off():
+	case <-b.ctx.Done():
+		t.Fatalf("the device does not restart:\n%s", m.Tail(40))
+	}
+	damage(b.ctx, t, b.disk, d.Image("1.1.0"), file, at)
+
+	m = b.start(t)
+	b.wait(t, m, triedB[d.Board])
+	b.wait(t, m, `^initrd: slot A`)
+	r := b.report(t, m, "1.1.0")
+	if r.Result != ota.Succeeded {
+		t.Errorf("report on 1.1.0: got %s (%s), want %s\n%s", r.Result, r.Reason, ota.Succeeded, m.Tail(60))
+	}
+	b.runs(t, "1.1.0", "B")
+	m.Quit()
+	raw := filepath.Join(t.TempDir(), "disk.img")
+	if err := run(exec.CommandContext(b.ctx, "qemu-img", "convert", "-O", "raw", b.disk, raw)); err != nil {
+		t.Fatal(err)
+	}
+	image, err := os.Stat(d.Image("1.1.0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := run(exec.CommandContext(b.ctx, "cmp", "-n", fmt.Sprint(image.Size()), "-i", fmt.Sprintf("%d:0", SlotBAt), raw, d.Image("1.1.0"))); err != nil {
+		t.Errorf("slot B is not the image: %v", err)
+	}
+	return fmt.Sprintf("came back, written again, %s", r.Result)
 }
 
 // triedB is what the bootloaders say when they choose slot B.
