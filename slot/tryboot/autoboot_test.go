@@ -1,6 +1,7 @@
 package tryboot
 
 import (
+	"io"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -113,4 +114,29 @@ func TestStateBits(t *testing.T) {
 			t.Errorf("a longer state passes: %+v", s)
 		}
 	}
+}
+
+// A file system that was made to be read wrongly costs bounded time and memory.
+func FuzzRootNames(f *testing.F) {
+	b := make([]byte, 1024)
+	copy(b[11:], []byte{0, 2, 1, 1, 0, 1, 16, 0, 64, 0, 0xf8, 1, 0})
+	b[510], b[511] = 0x55, 0xaa
+	f.Add(b)
+	loop := append([]byte(nil), b...)
+	loop[17], loop[36], loop[44], loop[512+8] = 0, 1, 2, 2 // a cluster that follows itself
+	f.Add(loop)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		names, err := rootNames(func(off, n int64) ([]byte, error) {
+			if off < 0 || n < 0 || n > 2<<20 {
+				t.Fatalf("reads %d bytes at %d", n, off)
+			}
+			if off+n > int64(len(b)) {
+				return nil, io.ErrUnexpectedEOF
+			}
+			return b[off : off+n], nil
+		})
+		if err != nil && names != nil {
+			t.Errorf("got %q with %v", names, err)
+		}
+	})
 }

@@ -35,8 +35,8 @@
 //   - A kernel or an init that drops the restart's argument boots the old slot: the
 //     update counts as lost, after a few tries, and never as failed.
 //   - An EEPROM update (pieeprom.upd, recovery.bin) on partition 2 or 3 keeps a device
-//     with autoboot.txt from booting (raspberrypi/rpi-eeprom#499). It belongs on partition
-//     1; rpi-eeprom-update must not find the slot mounted as its boot directory.
+//     with autoboot.txt from booting (raspberrypi/rpi-eeprom#499); with BootComponent, Try
+//     refuses it. It belongs on partition 1; rpi-eeprom-update must not find the slot mounted as its boot directory.
 //   - The kernel's command line in each boot partition must name the root of the same slot.
 //   - Some firmware of Pi 5 said partition 0 (raspberrypi/rpi-eeprom#575); it is refused.
 //   - Firmware that hangs stays hung: a watchdog must restart the device.
@@ -79,6 +79,10 @@ type Config struct {
 	// Components lists, for each component, the block devices of slots A and B: the
 	// boot partitions, and the root file systems that belong to them.
 	Components map[string][2]string
+	// BootComponent is the component whose places are the boot partitions. If it is
+	// given, [Slots.Try] looks into the other one, and refuses what the firmware does
+	// not start: what is no FAT file system, or holds an update of the EEPROM.
+	BootComponent string
 	// Partitions are the numbers of the boot partitions of A and B. Default: 2 and 3.
 	Partitions [2]int
 	// Autoboot is autoboot.txt, on partition 1, which is mounted for writing. Required.
@@ -119,6 +123,9 @@ func (c *Config) fill() error {
 		return errors.New("nobody says the id of the boot")
 	case filepath.Clean(c.Autoboot) == filepath.Clean(c.State):
 		return fmt.Errorf("autoboot.txt and the state are both in %s", c.State)
+	}
+	if _, ok := c.Components[c.BootComponent]; !ok && c.BootComponent != "" {
+		return fmt.Errorf("the boot component %s is none of the components", c.BootComponent)
 	}
 	if c.DeviceTree == "" {
 		c.DeviceTree = DefaultDeviceTree
@@ -283,6 +290,11 @@ func (s *Slots) try(slot string) error {
 	a, err := s.autoboot()
 	if err != nil {
 		return fmt.Errorf("mark the running slot good first, which repairs it: %w", err)
+	}
+	if a.normal != r.other { // the way back is not in question
+		if err := s.checkBoot(slices.Index(s.cfg.Partitions[:], r.other)); err != nil {
+			return err
+		}
 	}
 	st, err := s.load()
 	want := st
