@@ -5,28 +5,32 @@ import (
 	"github.com/interlock-energy/ota/slot/esp32/esp32test"
 	"github.com/interlock-energy/ota/slot/file/filetest"
 	"github.com/interlock-energy/ota/slot/grub/grubtest"
+	"github.com/interlock-energy/ota/slot/tryboot/tryboottest"
 	"github.com/interlock-energy/ota/slot/uboot"
 	"github.com/interlock-energy/ota/slot/uboot/uboottest"
 )
 
-// A backend is a row of the matrix of cuts.
+// A backend is a row of the matrix of cuts, with what it cannot promise.
 type backend struct {
 	name string
 	otatest.Backend
-	weak bool // boot control in one copy without a checksum
+	weak     bool // boot control in one copy, which a torn write destroys
+	unsealed bool // boot control without a checksum
+	mute     bool // cannot tell a slot that did not come up from one that was never tried
 }
 
 // backends are all that there are. A new one is a line here.
 var backends = []backend{
-	{"file", filetest.Backend{}, false},
-	{"U-Boot RAUC partition", uboottest.Backend{}, false},
-	{"U-Boot RAUC boolean", uboottest.Backend{Flags: uboot.Boolean}, false},
-	{"U-Boot RAUC FAT", uboottest.Backend{Medium: uboottest.Files}, false},
-	{"U-Boot RAUC flash", uboottest.Backend{Medium: uboottest.Flash}, false},
-	{"U-Boot Mender", uboottest.Backend{Scheme: uboot.Mender}, false},
-	{"GRUB pair", grubtest.Backend{}, false},
-	{"GRUB alone", impatient{grubtest.Backend{Alone: true}}, true},
-	{"ESP32 flash", esp32test.Backend{}, false},
+	{name: "file", Backend: filetest.Backend{}},
+	{name: "U-Boot RAUC partition", Backend: uboottest.Backend{}},
+	{name: "U-Boot RAUC boolean", Backend: uboottest.Backend{Flags: uboot.Boolean}},
+	{name: "U-Boot RAUC FAT", Backend: uboottest.Backend{Medium: uboottest.Files}},
+	{name: "U-Boot RAUC flash", Backend: uboottest.Backend{Medium: uboottest.Flash}},
+	{name: "U-Boot Mender", Backend: uboottest.Backend{Scheme: uboot.Mender}},
+	{name: "GRUB pair", Backend: grubtest.Backend{}},
+	{name: "GRUB alone", Backend: impatient{grubtest.Backend{Alone: true}}, weak: true, unsealed: true},
+	{name: "ESP32 flash", Backend: esp32test.Backend{}},
+	{name: "Raspberry Pi tryboot", Backend: tryboottest.Backend{}, unsealed: true, mute: true},
 }
 
 // impatient is a bootloader that wants to hear at every start that the slot is good.

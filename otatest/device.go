@@ -132,6 +132,7 @@ type Device struct {
 	manager atomic.Pointer[ota.Manager] // of the present life
 	faulty  bool                        // the medium has a fault: whoever ends in an error is started again
 	rotten  bool                        // a bit of an image may flip: such an image does not come up
+	astray  bool                        // the bootloader may be led to another whole image
 	unread  bool                        // reads of the bootloader do not count, and do not fail
 	abort   *ota.Call                   // of the scenario
 }
