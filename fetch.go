@@ -82,6 +82,7 @@ type transfer struct {
 	before int64 // bytes of the images before this one
 	have   int64 // verified and written, from the start
 	synced int64
+	seen   int64  // verified in a source that has the image at hand, from the start
 	buf    []byte // one chunk
 }
 
@@ -109,11 +110,11 @@ func (t *transfer) findStart(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		chunk := t.chunk()
+		chunk := t.chunk(t.have)
 		if n, err := t.slot.ReadAt(chunk, t.have); n < len(chunk) || err != nil && err != io.EOF {
 			break // a part that cannot be read is a part that is not there
 		}
-		if sha256.Sum256(chunk) != t.want() {
+		if sha256.Sum256(chunk) != t.want(t.have) {
 			break
 		}
 		t.have += int64(len(chunk))
@@ -123,10 +124,10 @@ func (t *transfer) findStart(ctx context.Context) error {
 	return nil
 }
 
-// chunk is the buffer for the chunk at t.have.
-func (t *transfer) chunk() []byte { return t.buf[:min(t.im.ChunkSize, t.im.Size-t.have)] }
+// chunk is the buffer for the chunk at an offset.
+func (t *transfer) chunk(at int64) []byte { return t.buf[:min(t.im.ChunkSize, t.im.Size-at)] }
 
-func (t *transfer) want() Hash { return t.im.Chunks[t.have/t.im.ChunkSize] }
+func (t *transfer) want(at int64) Hash { return t.im.Chunks[at/t.im.ChunkSize] }
 
 func (t *transfer) progress() { t.m.progress(t.before+t.have, t.r.Release) }
 
@@ -188,13 +189,15 @@ func (t *transfer) stream(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { src.Close() }) // for readers that do not watch ctx
 	defer stop()
 	in := &watchedReader{r: src, timer: watch, limit: t.m.cfg.StallTimeout}
-	for t.have < t.im.Size {
-		chunk := t.chunk()
-		if n, err := io.ReadFull(in, chunk); err != nil {
-			return t.readError(ctx, fmt.Errorf("read at %d: %w", t.have+int64(n), sourceError(err)))
+	if s, ok := src.(io.Seeker); ok {
+		if err := t.look(ctx, in, s); err != nil {
+			return err
 		}
-		if got := Hash(sha256.Sum256(chunk)); got != t.want() {
-			return fmt.Errorf("%w: chunk at %d: SHA-256 is %s, the manifest says %s", ErrValidation, t.have, got, t.want())
+	}
+	for t.have < t.im.Size {
+		chunk, err := t.read(ctx, in, t.have)
+		if err != nil {
+			return err
 		}
 		if _, err := t.slot.WriteAt(chunk, t.have); err != nil {
 			return fmt.Errorf("write slot %s at %d: %w", t.r.Slot, t.have, flashError(err))
@@ -208,6 +211,45 @@ func (t *transfer) stream(ctx context.Context) error {
 		t.progress()
 	}
 	return t.sync()
+}
+
+// look verifies the rest of an image that is at hand before anything is written:
+// what is damaged on a stick shall not cost the old image in the slot. What is
+// written is verified once more on its way, because a medium can change.
+func (t *transfer) look(ctx context.Context, in io.Reader, s io.Seeker) error {
+	if t.seen == t.im.Size {
+		return nil
+	}
+	t.seen = max(t.seen, t.have)
+	move := func(n int64) error {
+		if _, err := s.Seek(n, io.SeekCurrent); err != nil {
+			return t.readError(ctx, fmt.Errorf("seek: %w", sourceError(err)))
+		}
+		return nil
+	}
+	if err := move(t.seen - t.have); err != nil {
+		return err
+	}
+	for t.seen < t.im.Size {
+		chunk, err := t.read(ctx, in, t.seen)
+		if err != nil {
+			return err
+		}
+		t.seen += int64(len(chunk))
+	}
+	return move(t.have - t.seen)
+}
+
+// read reads the chunk at an offset, and verifies it.
+func (t *transfer) read(ctx context.Context, in io.Reader, at int64) ([]byte, error) {
+	chunk := t.chunk(at)
+	if n, err := io.ReadFull(in, chunk); err != nil {
+		return nil, t.readError(ctx, fmt.Errorf("read at %d: %w", at+int64(n), sourceError(err)))
+	}
+	if got := Hash(sha256.Sum256(chunk)); got != t.want(at) {
+		return nil, fmt.Errorf("%w: chunk at %d: SHA-256 is %s, the manifest says %s", ErrValidation, at, got, t.want(at))
+	}
+	return chunk, nil
 }
 
 func (t *transfer) sync() error {

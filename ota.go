@@ -38,6 +38,9 @@ type Source interface {
 	// called again with any offset, also after a restart of the process and
 	// without a call of Latest before it. The reader may end early, which means
 	// that the rest is asked for again. Cancelling ctx unblocks a Read.
+	//
+	// A reader that is an [io.Seeker] says that the image is at hand: then all of
+	// it is verified before the first byte is written, and read once more for that.
 	Open(ctx context.Context, m *Manifest, im *Image, offset int64) (io.ReadCloser, error)
 }
 

@@ -303,7 +303,7 @@ func TestFileReplacedWhileOpen(t *testing.T) {
 
 // A stick that is pulled looks like a file that ends early, or fails to read.
 func TestMediumGoneWhileReading(t *testing.T) {
-	r := otatest.NewSigningKey(t).Release(t, "1.1.0", 200<<10)
+	r := otatest.NewSigningKey(t).Release(t, "1.1.0", 4<<20)
 	dir := t.TempDir()
 	name := put(t, r.Bundle, dir, "a.bundle")
 	src := newSource(t, config(dir, r.Verify))
@@ -316,12 +316,17 @@ func TestMediumGoneWhileReading(t *testing.T) {
 	if _, err := io.ReadFull(rc, make([]byte, 4096)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(name, 100<<10); err != nil {
+	if err := os.Truncate(name, 2<<20); err != nil {
 		t.Fatal(err)
 	}
 	_, err = io.ReadAll(rc)
 	if !errors.Is(err, ota.ErrConnectivity) || !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("reading on: got %v, want %v and %v", err, ota.ErrConnectivity, io.ErrUnexpectedEOF)
+	}
+	again, err := src.Open(t.Context(), r.Manifest, im, 0)
+	if err == nil {
+		t.Error("opened the half that is left")
+		again.Close()
 	}
 	if err := rc.Close(); err != nil {
 		t.Error(err)
@@ -331,6 +336,41 @@ func TestMediumGoneWhileReading(t *testing.T) {
 	}
 	if _, err := rc.Read(make([]byte, 1)); ota.CodeOf(err) != ota.ErrConnectivity {
 		t.Errorf("reading after Close: got %v", err)
+	}
+}
+
+// TestSeek: an image on a medium can be read again, from any place.
+func TestSeek(t *testing.T) {
+	dir := t.TempDir()
+	r := otatest.NewSigningKey(t).Release(t, "1.1.0", 2_000_000)
+	put(t, r.Bundle, dir, "a.bundle")
+	im := &r.Manifest.Images[0]
+	rc, err := newSource(t, config(dir, r.Verify)).Open(t.Context(), r.Manifest, im, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rc.Close()
+	whole := r.Images[im.Component]
+	s := rc.(io.ReadSeeker)
+	for _, step := range []struct {
+		offset int64
+		whence int
+		at     int
+	}{{0, io.SeekCurrent, 100}, {1_300_000, io.SeekStart, 1_300_000}, {-1_200_000, io.SeekCurrent, 100_010}, {-5, io.SeekEnd, 1_999_995}, {0, io.SeekStart, 0}} {
+		at, err := s.Seek(step.offset, step.whence)
+		if err != nil || at != int64(step.at) {
+			t.Fatalf("seek %d from %d: got %d, %v, want %d", step.offset, step.whence, at, err, step.at)
+		}
+		got := make([]byte, 10)
+		n, err := io.ReadFull(s, got)
+		if want := whole[step.at:min(step.at+10, len(whole))]; !bytes.Equal(got[:n], want) {
+			t.Errorf("at %d: got %x, %v, want %x", at, got[:n], err, want)
+		}
+	}
+	for _, offset := range []int64{-1, 2_000_001} {
+		if at, err := s.Seek(offset, io.SeekStart); err == nil {
+			t.Errorf("seek to %d: got %d, want an error", offset, at)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/interlock-energy/ota"
 )
@@ -57,7 +58,9 @@ func (s *Source) openAt(p place, m *ota.Manifest, im *ota.Image, offset int64) (
 	return &reader{file: file, part: part, at: offset}, nil
 }
 
-const readSize = 64 << 10
+// readSize is what one read of the medium asks for. Each costs a goroutine: in steps
+// of 64 KiB an installation took a fifth more CPU.
+const readSize = 1 << 20
 
 // reader reads an image. Each read of the medium is made apart, because one that
 // hangs cannot be interrupted.
@@ -66,9 +69,11 @@ type reader struct {
 	part  *io.SectionReader
 	at    int64
 	buf   []byte
+	rest  []byte // of buf, read and not asked for yet: the bytes from at on
 	done  <-chan struct{}
 	cause func() error
 	close sync.Once
+	ended atomic.Bool // Close was called
 }
 
 func (r *reader) Read(p []byte) (int, error) {
@@ -80,6 +85,20 @@ func (r *reader) Read(p []byte) (int, error) {
 		return 0, gone(r.cause())
 	default:
 	}
+	if len(r.rest) == 0 || r.ended.Load() { // of a file that is closed, the system says so
+		if err := r.fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	r.at += int64(n)
+	return n, nil
+}
+
+// fill reads on from the medium. It returns an error only if it got nothing: what
+// lies behind an error comes back with the read that needs it.
+func (r *reader) fill() error {
 	if r.buf == nil {
 		r.buf = make([]byte, readSize)
 	}
@@ -88,7 +107,7 @@ func (r *reader) Read(p []byte) (int, error) {
 		err error
 	}
 	read := make(chan result, 1)
-	buf, part, at := r.buf[:min(len(p), len(r.buf))], r.part, r.at
+	buf, part, at := r.buf, r.part, r.at
 	go func() {
 		n, err := part.ReadAt(buf, at)
 		read <- result{n, err}
@@ -96,23 +115,39 @@ func (r *reader) Read(p []byte) (int, error) {
 	select {
 	case <-r.done:
 		r.buf = nil // the read under way may still fill it
-		return 0, gone(r.cause())
+		return gone(r.cause())
 	case got := <-read:
-		n := copy(p, buf[:got.n])
-		r.at += int64(n)
+		r.rest = buf[:got.n]
 		switch {
-		case got.err == nil || errors.Is(got.err, io.EOF) && r.at == r.part.Size():
-			return n, nil
-		case errors.Is(got.err, io.EOF):
+		case got.n > 0:
+			return nil
+		case got.err == nil || errors.Is(got.err, io.EOF):
 			got.err = io.ErrUnexpectedEOF
 		}
-		return n, gone(fmt.Errorf("read %q: at %d of %d bytes of the image: %w", r.file.Name(), r.at, r.part.Size(), got.err))
+		return gone(fmt.Errorf("read %q: at %d of %d bytes of the image: %w", r.file.Name(), r.at, r.part.Size(), got.err))
 	}
+}
+
+// Seek implements [io.Seeker], within the image. The medium is here, so that the
+// image can be verified as a whole before it is written.
+func (r *reader) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += r.at
+	case io.SeekEnd:
+		offset += r.part.Size()
+	}
+	if offset < 0 || offset > r.part.Size() {
+		return 0, fmt.Errorf("seek to byte %d: %w: the image has %d bytes", offset, ota.ErrInternal, r.part.Size())
+	}
+	r.at, r.rest = offset, nil
+	return offset, nil
 }
 
 // Close may be called at any time, also during a Read, and again.
 func (r *reader) Close() error {
 	var err error
+	r.ended.Store(true)
 	r.close.Do(func() { err = r.file.Close() })
 	return err
 }
