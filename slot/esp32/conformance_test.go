@@ -145,7 +145,7 @@ func TestCuts(t *testing.T) {
 			}
 			t.Run(name+"/"+sc.Name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					got := otatest.Cuts(b, sc, otatest.Options{Step: 29})
+					got := otatest.Cuts(b, sc, otatest.Options{Step: 53})
 					for _, f := range got.Failures {
 						t.Error(f)
 					}
