@@ -91,6 +91,25 @@ func TestOthersInTheOrder(t *testing.T) {
 	v.want(t, "no numbers", "BOOT_ORDER=A rescue", "BOOT_A_LEFT=3", "BOOT_B_LEFT=0")
 }
 
+// TestNoVariables has an environment that the boot script has not written to yet, so
+// that its defaults count: both slots, three attempts each.
+func TestNoVariables(t *testing.T) {
+	v := newDevice(t, uboottest.Backend{})
+	s := v.slots(t)
+	must(t, s.Set(map[string]string{"BOOT_ORDER": "", "BOOT_A_LEFT": "", "BOOT_B_LEFT": ""}))
+	if b, err := s.Booted(t.Context()); err != nil || b.Trial || b.FellBack {
+		t.Errorf("got %+v, %v", b, err)
+	}
+	must(t, s.MarkGood(t.Context()))
+	v.want(t, "marked good", "BOOT_ORDER=A B", "BOOT_A_LEFT=3", "BOOT_B_LEFT=")
+	must(t, writeOther(t, s))
+	v.want(t, "B written", "BOOT_ORDER=A", "BOOT_A_LEFT=3", "BOOT_B_LEFT=0")
+	must(t, s.Set(map[string]string{"BOOT_A_LEFT": "0", "interlock_try": "A"}))
+	if b, err := s.Booted(t.Context()); err != nil || b.Trial {
+		t.Errorf("no slot has attempts left: got %+v, %v, want no trial", b, err)
+	}
+}
+
 func TestMenderVariables(t *testing.T) {
 	v := newDevice(t, uboottest.Backend{Scheme: uboot.Mender})
 	must(t, v.slots(t).Set(map[string]string{"bootlimit": ""})) // somebody's console session
