@@ -14,17 +14,17 @@ demo: all
 
 test: export INTERLOCK_TOOLS = 1
 test:
-	./scripts/need gcc libc6-dev curl u-boot-tools:mkenvimage libubootenv-tool:fw_printenv grub-common:grub-editenv
+	./scripts/need gcc libc6-dev curl u-boot-tools:mkenvimage libubootenv-tool:fw_printenv grub-common:grub-editenv mtools:mcopy dosfstools:mkfs.vfat
 	test -z "$$(gofmt -l .)"
 	$(GO) vet ./...
-	CGO_ENABLED=1 $(GO) test -race -timeout 20m -skip '^Test(Cuts|Mutants)$$' ./...
-	$(GO) test -c -o $(BIN)/cuts.test ./otatest && $(BIN)/cuts.test -test.run '^TestCuts$$'
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m -skip '^Test(Matrix|Mutants)$$' ./...
+	$(GO) test -c -o $(BIN)/cuts.test ./otatest && $(BIN)/cuts.test -test.run '^TestMatrix$$'
 	$(GO) test -timeout 20m ./internal/mutants
 	$(MAKE) cross
 
 cuts:
 	$(GO) test -c -o $(BIN)/cuts.test ./otatest
-	$(BIN)/cuts.test -test.run '^TestCuts$$' -test.timeout 2h -cuts
+	$(BIN)/cuts.test -test.run '^TestMatrix$$' -test.timeout 2h -cuts
 
 fuzz:
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz

@@ -10,6 +10,7 @@ import (
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/internal/control"
+	"github.com/interlock-energy/ota/internal/watchdog"
 )
 
 // socketFlag says which agent is meant.
@@ -103,6 +104,7 @@ func printStatus(e *env, s *control.Status) error {
 		[2]string{"last update", last},
 		[2]string{"roll back", rollback},
 		[2]string{"bootloader", bootloader(n.Bootloader)},
+		[2]string{"watchdog", hardware(s.Watchdog)},
 		[2]string{"battery", battery},
 		[2]string{"reports", when(n.Unsent > 0, strconv.Itoa(n.Unsent)+" not delivered yet, they are kept")},
 		[2]string{"source", strings.Join(s.Agent.Sources, ", ")},
@@ -127,6 +129,15 @@ func bootloader(r ota.Rollback) string {
 		return "not seen to come back: " + r.Why
 	}
 	return ""
+}
+
+// hardware says whether somebody restarts a device that hangs.
+func hardware(w *watchdog.Status) string {
+	if w == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s, %s", w.Device, w.State) + when(w.Identity != "", ": "+w.Identity) + when(w.Timeout > 0, ", "+w.Timeout.String()) +
+		when(w.Why != "", "; "+w.Why) + when(w.LastReset != "", "; "+w.LastReset)
 }
 
 type deviceInfoCmd struct{ socketFlag }

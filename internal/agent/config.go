@@ -231,6 +231,8 @@ type ESP32 struct {
 type Tryboot struct {
 	Autoboot   string `yaml:"autoboot"`   // default /boot/firmware/autoboot.txt
 	Partitions [2]int `yaml:"partitions"` // numbers of the boot partitions of A and B; default 2 and 3
+
+	BootComponent string `yaml:"boot_component"` // the boot partitions; looked at before they are tried
 }
 
 // GRUB configures package slot/grub.

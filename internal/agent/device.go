@@ -42,7 +42,7 @@ func (a *Agent) Snapshot() ota.Snapshot {
 // Status implements [control.Device].
 func (a *Agent) Status(context.Context) control.Status {
 	d := &a.cfg.Device
-	s := control.Status{Snapshot: a.Snapshot(), Warnings: a.Warnings(), Agent: control.AgentInfo{
+	s := control.Status{Snapshot: a.Snapshot(), Warnings: a.Warnings(), Watchdog: a.Watchdog(), Agent: control.AgentInfo{
 		Device: d.ID, Product: d.Product, Hardware: d.Hardware, Version: a.cfg.Version, Started: a.started,
 		Sources: a.sourceNames(), Slots: a.cfg.Slot.Kind, StateDir: a.cfg.StateDir}}
 	if a.cfg.Slot.Run {

@@ -140,7 +140,7 @@ var knownKeys = map[string][]string{
 	"UBoot":    {"scheme", "names", "attempts", "parts", "env", "allow_single", "flags", "big_endian", "lock"},
 	"EnvPlace": {"path", "offset", "size"},
 	"ESP32":    {"flash", "table_offset", "flash_size", "rollback", "anti_rollback", "secure_version", "chip", "revision", "key_digests"},
-	"Tryboot":  {"autoboot", "partitions"},
+	"Tryboot":  {"autoboot", "partitions", "boot_component"},
 	"GRUB":     {"env", "env2", "names"},
 	"Booted":   {"command", "cmdline"},
 	"Control":  {"socket"},

@@ -105,7 +105,7 @@ func (a *Agent) esp32Config(restart func(context.Context) error) (esp32.Config, 
 
 func (a *Agent) trybootConfig() tryboot.Config {
 	s, t := &a.cfg.Slot, &a.cfg.Slot.Tryboot
-	return tryboot.Config{Components: s.Components, Partitions: t.Partitions, Autoboot: orDefault(t.Autoboot, "/boot/firmware/autoboot.txt"),
+	return tryboot.Config{Components: s.Components, Partitions: t.Partitions, BootComponent: t.BootComponent, Autoboot: orDefault(t.Autoboot, "/boot/firmware/autoboot.txt"),
 		State: filepath.Join(a.cfg.StateDir, "tryboot"), BootID: bootID, Capacity: s.Capacity, Log: a.log,
 		Restart: func(ctx context.Context, arg string) error {
 			if arg == "" {

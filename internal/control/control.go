@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/internal/watchdog"
 )
 
 // DefaultSocket is where the agent listens if its configuration names no other path.
@@ -62,6 +63,8 @@ type Status struct {
 	// ReadingError is why there are no readings, or why they cannot be relied on.
 	ReadingError string   `json:"reading_error,omitempty"`
 	Warnings     []string `json:"warnings,omitempty"` // what a person should change, for example that signatures are not verified
+	// Watchdog is the hardware that restarts a device which hangs; nil: none is configured.
+	Watchdog *watchdog.Status `json:"watchdog,omitempty"`
 }
 
 // AgentInfo says which agent it is, and what it works with.
