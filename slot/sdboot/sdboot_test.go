@@ -90,7 +90,7 @@ func (d *device) entries() string {
 	d.must(err)
 	var names []string
 	for _, f := range files {
-		if strings.HasSuffix(f.Name(), ".conf") {
+		if strings.EqualFold(filepath.Ext(f.Name()), ".conf") {
 			names = append(names, f.Name())
 		}
 	}
@@ -413,4 +413,11 @@ func TestFormat(t *testing.T) {
 	if err := sdboot.Format(cfg, "A"); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("again: got %v, want ErrExist", err)
 	}
+}
+
+// open opens the slots with another directory of entries.
+func open(d *device, dir string) (*sdboot.Slots, error) {
+	cfg := d.config()
+	cfg.Dir = dir
+	return sdboot.OpenOn(d.disk, cfg)
 }
