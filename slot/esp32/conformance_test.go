@@ -108,7 +108,7 @@ func partition(t testing.TB, tab *image.Table, label string) image.Partition {
 
 func TestSlots(t *testing.T) {
 	for name, b := range map[string]esp32test.Backend{
-		"raw flash": {}, "file": {File: true},
+		"raw flash": {}, "file": {File: true}, "block device": {Block: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			otatest.TestSlots(t, func(t *testing.T) otatest.SlotsUnderTest {
@@ -138,7 +138,7 @@ func TestSlots(t *testing.T) {
 // Every update of a whole device, cut in some of all ways. The matrix over all
 // bootloaders takes more.
 func TestCuts(t *testing.T) {
-	for name, b := range map[string]esp32test.Backend{"raw flash": {}, "factory": {Table: esp32test.SmallFactory}, "file": {File: true}} {
+	for name, b := range map[string]esp32test.Backend{"raw flash": {}, "factory": {Table: esp32test.SmallFactory}, "block device": {Block: true}} {
 		for _, sc := range otatest.Scenarios(3) {
 			if name == "factory" && sc.Name == "a person goes back" {
 				continue // see TestFactoryIsNoPrevious

@@ -215,12 +215,20 @@ func (r *run) choose() (first int, initial bool, err error) {
 			return none, false, err
 		}
 	}
-	if slot := r.slot(active); r.b.AntiRollback != nil && r.e[active][6] == 2 { // VALID
-		if v, ok := r.secure(r.p.ota[slot]); ok && v > *r.b.AntiRollback {
-			*r.b.AntiRollback = v
-		}
+	if r.e[active][6] == 2 { // VALID
+		r.burn(r.p.ota[r.slot(active)])
 	}
 	return r.slot(active), initial, nil
+}
+
+// burn is update_anti_rollback.
+func (r *run) burn(p part) {
+	if r.b.AntiRollback == nil {
+		return
+	}
+	if v, ok := r.secure(p); ok && v > *r.b.AntiRollback {
+		*r.b.AntiRollback = v
+	}
 }
 
 func (r *run) slot(i int) int { return int((r.e[i][0] - 1) % r.p.count) }
@@ -287,6 +295,7 @@ func (r *run) load(first int, initial bool) (string, error) {
 			if err := r.writeEntry(0); err != nil {
 				return "", err
 			}
+			r.burn(at(i))
 		}
 		return at(i).label, nil
 	}

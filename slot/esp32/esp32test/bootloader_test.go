@@ -144,7 +144,7 @@ func TestAntiRollback(t *testing.T) {
 		{"3 VALID", "2 VALID", 3, "B", 3}, // A is too old
 		{"3 VALID", "", 3, "B", 3},        // nothing else can be loaded
 		{"", "", 0, "A", 0},
-		{"", "", 1, "B", 1},
+		{"", "", 1, "B", 3},
 	} {
 		fuse = test.fuse
 		got, err := boot.Start(durable.OS{}, chip(t, test.e0, test.e1, newer))

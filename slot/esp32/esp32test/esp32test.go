@@ -56,6 +56,7 @@ spiffs,   data, spiffs, 0x290000, 0x170000,
 type Backend struct {
 	Table string // partitions.csv; default Small
 	File  bool   // the flash is a file, not raw flash
+	Block bool   // the flash is a block device
 	// Old is a bootloader without rollback. The device then stays in a slot from its
 	// first start.
 	Old bool
@@ -92,10 +93,14 @@ func (b Backend) Format(d *otatest.Disk, firmware []byte) error {
 	if err != nil {
 		return err
 	}
-	if b.File {
-		whole := bytes.Repeat([]byte{0xFF}, int(size))
-		copy(whole[image.TableOffset:], table)
-		copy(whole[first.Offset:], firmware)
+	whole := bytes.Repeat([]byte{0xFF}, int(size))
+	copy(whole[image.TableOffset:], table)
+	copy(whole[first.Offset:], firmware)
+	switch {
+	case b.Block:
+		d.MkDevice(Flash, size)
+		return durable.WriteRange(d, Flash, 0, whole)
+	case b.File:
 		if err := durable.MkdirAll(d, "/device", 0o755); err != nil {
 			return err
 		}
