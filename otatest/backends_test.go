@@ -5,6 +5,7 @@ import (
 	"github.com/interlock-energy/ota/slot/esp32/esp32test"
 	"github.com/interlock-energy/ota/slot/file/filetest"
 	"github.com/interlock-energy/ota/slot/grub/grubtest"
+	"github.com/interlock-energy/ota/slot/sdboot/sdboottest"
 	"github.com/interlock-energy/ota/slot/tryboot/tryboottest"
 	"github.com/interlock-energy/ota/slot/uboot"
 	"github.com/interlock-energy/ota/slot/uboot/uboottest"
@@ -16,6 +17,7 @@ type backend struct {
 	otatest.Backend
 	weak     bool // boot control in one copy, which a torn write destroys
 	unsealed bool // boot control without a checksum
+	fragile  bool // boot control without a checksum, which a bit that rots destroys
 	mute     bool // cannot tell a slot that did not come up from one that was never tried
 }
 
@@ -28,8 +30,9 @@ var backends = []backend{
 	{name: "U-Boot RAUC flash", Backend: uboottest.Backend{Medium: uboottest.Flash}},
 	{name: "U-Boot Mender", Backend: uboottest.Backend{Scheme: uboot.Mender}},
 	{name: "GRUB pair", Backend: grubtest.Backend{}},
-	{name: "GRUB alone", Backend: impatient{grubtest.Backend{Alone: true}}, weak: true, unsealed: true},
+	{name: "GRUB alone", Backend: impatient{grubtest.Backend{Alone: true}}, weak: true},
 	{name: "ESP32 flash", Backend: esp32test.Backend{}},
+	{name: "systemd-boot", Backend: sdboottest.Backend{}, fragile: true},
 	{name: "Raspberry Pi tryboot", Backend: tryboottest.Backend{}, unsealed: true, mute: true},
 }
 

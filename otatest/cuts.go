@@ -85,7 +85,7 @@ func (f Failure) String() string {
 
 // Options of [Cuts].
 type Options struct {
-	// Step takes every Step-th of the single cuts; default 5, which takes some of
+	// Step takes every Step-th of the single cuts; default 29, which takes some of
 	// every way at some of the effects. 1 takes them all.
 	Step int
 	// Second, if not 0, also cuts the recovery: after every first cut, at every
@@ -99,6 +99,9 @@ type Options struct {
 	// Unsealed is for boot control without a checksum: a bit that rots there may change
 	// which whole image boots.
 	Unsealed bool
+	// Fragile is for boot control without a checksum or a second copy that can leave the
+	// device dead when a bit rots in it: there is nothing to be shown, and none does.
+	Fragile bool
 	// Progress is told about long work; may be nil.
 	Progress io.Writer
 }
@@ -116,7 +119,7 @@ const quiet = 12 * time.Minute
 // a whole image. It must be called in a synctest bubble.
 func Cuts(b Backend, sc Scenario, opt Options) Tally {
 	m, err := newMatrix(b, sc)
-	m.weak, m.unsealed = opt.Weak, opt.Unsealed
+	m.opt = opt
 	t := Tally{ByKind: map[Kind]int{}, Effects: len(m.effects), Reads: m.reads}
 	if err != nil {
 		t.Failures = append(t.Failures, Failure{Scenario: sc.Name, Err: fmt.Errorf("without a cut: %w", err)})
@@ -139,7 +142,7 @@ func Cuts(b Backend, sc Scenario, opt Options) Tally {
 		return r.effects, r.reads
 	}
 	if opt.Step <= 0 {
-		opt.Step = 5
+		opt.Step = 29
 	}
 	single, pairs := 0, 0
 	for at := 1; at <= t.Effects; at++ {
@@ -150,7 +153,7 @@ func Cuts(b Backend, sc Scenario, opt Options) Tally {
 			after, reads := try(first)
 			for at := 1; at <= after && opt.Second > 0 && first.How.power(); at++ {
 				if pairs++; pairs%opt.Second == 0 {
-					if c := again(pairs/opt.Second, at, reads); !m.weak || c.How != Torn {
+					if c := again(pairs/opt.Second, at, reads); !m.opt.Weak || c.How != Torn {
 						try(first, c)
 					}
 				}
@@ -177,7 +180,7 @@ func Again(b Backend, sc Scenario, opt Options, cuts []Cut, log io.Writer) error
 	if err != nil {
 		return err
 	}
-	m.log, m.weak, m.unsealed = log, opt.Weak, opt.Unsealed
+	m.log, m.opt = log, opt
 	r := m.run(cuts)
 	for _, e := range r.d.Events {
 		fmt.Fprintln(log, "life:", e)
@@ -210,7 +213,7 @@ func (m *matrix) ways(at int) (cuts []Cut) {
 	writes := strings.HasPrefix(m.effects[at-1], "write ")
 	for _, unit := range units {
 		for rest := range Rest(len(rests)) {
-			if m.weak && m.class(m.effects[at-1]) == InControl {
+			if m.opt.Weak && writes && m.class(m.effects[at-1]) == InControl {
 				break
 			}
 			cuts = append(cuts, Cut{At: at, How: Torn, Rest: rest, Unit: unit, Seed: uint64(at)})
@@ -220,7 +223,7 @@ func (m *matrix) ways(at int) (cuts []Cut) {
 		}
 	}
 	for _, where := range []Where{InRecord, InControl, InSlot} {
-		if m.weak && where == InControl {
+		if (m.opt.Weak || m.opt.Fragile) && where == InControl {
 			continue
 		}
 		cuts = append(cuts, Cut{At: at, How: Rotten, Where: where, Seed: uint64(at)})
@@ -253,9 +256,8 @@ type matrix struct {
 	effects []string // of a run without a cut
 	reads   int
 	classes func(d *Device) func(name string, off int64) Where
+	opt     Options
 	log     io.Writer // of everything; nil: nobody
-
-	weak, unsealed bool // see Options
 }
 
 // class returns what an effect is about.
@@ -303,13 +305,13 @@ func (m *matrix) run(cuts []Cut) (r outcome) {
 	if m.sc.Setup != nil {
 		m.sc.Setup(d)
 	}
-	d.unread, d.faulty = len(cuts) > 1, m.weak
+	d.unread, d.faulty = len(cuts) > 1, m.opt.Weak
 	if len(cuts) > 0 {
 		last := cuts[len(cuts)-1]
-		d.faulty, d.rotten = m.weak || !last.How.power(), last.How == Rotten
-		d.astray = m.unsealed && last.Where == InControl
+		d.faulty, d.rotten = m.opt.Weak || !last.How.power(), last.How == Rotten
+		d.astray = m.opt.Unsealed && last.Where == InControl
 		if d.faulty {
-			d.Disk.classes, d.Disk.spared = m.classes(d), m.weak
+			d.Disk.classes, d.Disk.spared = m.classes(d), m.opt.Weak
 		}
 	}
 	left, fell := cuts, 0

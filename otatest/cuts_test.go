@@ -60,9 +60,9 @@ func (s size) takes(b backend, sc otatest.Scenario) bool {
 	return s.name != "pairs" || b.name == "file" && (sc.Name == "good image" || sc.Name == "a person goes back")
 }
 
-// TestCuts cuts every effect of every scenario on every backend in every way, and
+// TestMatrix cuts every effect of every scenario on every backend in every way, and
 // then, on a small image, samples of the recovery again; without -cuts, samples of all.
-func TestCuts(t *testing.T) {
+func TestMatrix(t *testing.T) {
 	if *only != "" {
 		t.Run("again", again)
 		return
@@ -102,10 +102,10 @@ func scenarios(b backend, s size) []otatest.Scenario {
 }
 
 func cut(t *testing.T, name string, b backend, sc otatest.Scenario, opt otatest.Options) {
-	opt.Weak, opt.Unsealed = b.weak, b.unsealed
+	opt.Weak, opt.Unsealed, opt.Fragile = b.weak, b.unsealed, b.fragile
 	tally := otatest.Cuts(b.Backend, sc, opt)
 	for _, f := range tally.Failures {
-		t.Errorf("%v\nagain: go test ./otatest -run '^TestCuts$' -cut '%s/%s'", f, name, f.CutString())
+		t.Errorf("%v\nagain: go test ./otatest -run '^TestMatrix$' -cut '%s/%s'", f, name, f.CutString())
 	}
 	if want := 12 * tally.Effects / opt.Step; tally.Effects < 20 || tally.Cuts < want {
 		t.Errorf("%d cuts of %d effects, want at least %d: the harness has not done its work", tally.Cuts, tally.Effects, want)
@@ -145,7 +145,7 @@ func again(t *testing.T) {
 			for _, sc := range scenarios(b, size) {
 				if underlined(b.name, size.name, sc.Name)+"/" == name {
 					synctest.Test(t, func(t *testing.T) {
-						if err := otatest.Again(b.Backend, sc, otatest.Options{Weak: b.weak, Unsealed: b.unsealed}, cuts, os.Stdout); err != nil {
+						if err := otatest.Again(b.Backend, sc, otatest.Options{Weak: b.weak, Unsealed: b.unsealed, Fragile: b.fragile}, cuts, os.Stdout); err != nil {
 							t.Error(err)
 						}
 					})
