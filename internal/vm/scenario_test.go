@@ -242,6 +242,9 @@ func (b *bench) report(t *testing.T, m *Machine, version string) ota.Report {
 func (b *bench) runs(t *testing.T, version, slot string) {
 	t.Helper()
 	d, err := b.server.Device(b.ctx)
+	for err == nil && d.Version == "" { // just started, and has not said yet
+		d, err = b.server.Device(b.ctx)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
