@@ -14,7 +14,7 @@ demo: all
 
 test: export INTERLOCK_TOOLS = 1
 test:
-	./scripts/need gcc libc6-dev curl u-boot-tools:mkenvimage libubootenv-tool:fw_printenv grub-common:grub-editenv mtools:mcopy dosfstools:mkfs.vfat
+	./scripts/need gcc libc6-dev curl u-boot-tools:mkenvimage libubootenv-tool:fw_printenv grub-common:grub-editenv mtools:mcopy dosfstools:mkfs.vfat e2fsprogs:mkfs.ext2 mount:losetup
 	test -z "$$(gofmt -l .)"
 	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m -skip '^Test(Matrix|Mutants)$$' ./...
