@@ -144,7 +144,7 @@ func (s *Slot) check() error {
 		return nil
 	case len(s.Booted.Command) > 0 && s.Booted.Cmdline != "":
 		return errors.New("slot.booted.command and slot.booted.cmdline are both given; keep one")
-	case len(s.Booted.Command) == 0 && s.Booted.Cmdline == "" && (s.Kind == "file" || s.Kind == "uboot" || s.Kind == "grub"):
+	case len(s.Booted.Command) == 0 && s.Booted.Cmdline == "" && (s.Kind == "file" || s.Kind == "uboot" || s.Kind == "grub" || s.Kind == "sdboot"):
 		return errors.New("nobody says which slot is booted: set slot.run, slot.booted.command or slot.booted.cmdline")
 	case s.Kind == "tryboot" && (len(s.Booted.Command) > 0 || s.Booted.Cmdline != ""):
 		return errors.New("slot.booted is given, and with kind tryboot the firmware says which slot is booted; remove it")

@@ -192,6 +192,20 @@ type Slot struct {
 	ESP32 ESP32 `yaml:"esp32"`
 
 	Tryboot Tryboot `yaml:"tryboot"`
+	SDBoot  SDBoot  `yaml:"sdboot"`
+}
+
+// SDBoot configures package slot/sdboot.
+type SDBoot struct {
+	Dir     string     `yaml:"dir"`     // of the entries; default /efi/loader/entries
+	Entries [2]SDEntry `yaml:"entries"` // of slots A and B
+	Names   [2]string  `yaml:"names"`   // of the slots; default A and B
+}
+
+// SDEntry is how systemd-boot starts a slot.
+type SDEntry struct {
+	Name string `yaml:"name"` // without counters and .conf; default interlock-a and interlock-b
+	Text string `yaml:"text"` // without sort-key and version
 }
 
 // UBoot configures package slot/uboot.

@@ -136,11 +136,13 @@ var knownKeys = map[string][]string{
 	"Hook":     {"command", "timeout"},
 	"Logs":     {"level", "console", "file"},
 	"LogFile":  {"path", "max_size", "files", "level"},
-	"Slot":     {"kind", "dir", "components", "boot_file", "capacity", "run", "component", "factory", "start_timeout", "stop_grace", "unprotected", "booted", "reboot", "uboot", "grub", "esp32", "tryboot"},
+	"Slot":     {"kind", "dir", "components", "boot_file", "capacity", "run", "component", "factory", "start_timeout", "stop_grace", "unprotected", "booted", "reboot", "uboot", "grub", "sdboot", "tryboot", "esp32"},
 	"UBoot":    {"scheme", "names", "attempts", "parts", "env", "allow_single", "flags", "big_endian", "lock"},
 	"EnvPlace": {"path", "offset", "size"},
 	"ESP32":    {"flash", "table_offset", "flash_size", "rollback", "anti_rollback", "secure_version", "chip", "revision", "key_digests"},
 	"Tryboot":  {"autoboot", "partitions", "boot_component"},
+	"SDBoot":   {"dir", "entries", "names"},
+	"SDEntry":  {"name", "text"},
 	"GRUB":     {"env", "env2", "names"},
 	"Booted":   {"command", "cmdline"},
 	"Control":  {"socket"},
@@ -189,7 +191,7 @@ func (c *Config) resolve(dir string) {
 	for i := range c.Keys.Files {
 		paths = append(paths, &c.Keys.Files[i])
 	}
-	paths = append(paths, &c.Slot.GRUB.Env, &c.Slot.ESP32.Flash, &c.Slot.Tryboot.Autoboot)
+	paths = append(paths, &c.Slot.GRUB.Env, &c.Slot.ESP32.Flash, &c.Slot.Tryboot.Autoboot, &c.Slot.SDBoot.Dir)
 	if c.Slot.GRUB.Env2 != "none" {
 		paths = append(paths, &c.Slot.GRUB.Env2)
 	}

@@ -13,12 +13,13 @@ import (
 	"github.com/interlock-energy/ota/slot/esp32/image"
 	"github.com/interlock-energy/ota/slot/file"
 	"github.com/interlock-energy/ota/slot/grub"
+	"github.com/interlock-energy/ota/slot/sdboot"
 	"github.com/interlock-energy/ota/slot/tryboot"
 	"github.com/interlock-energy/ota/slot/uboot"
 )
 
 // slotKinds are the kinds of slots that makeSlots knows.
-var slotKinds = []string{"file", "uboot", "grub", "esp32", "tryboot"}
+var slotKinds = []string{"file", "uboot", "grub", "sdboot", "tryboot", "esp32"}
 
 // makeSlots makes the device's slots. To add a bootloader, add a case, and its kind above.
 func (a *Agent) makeSlots() (err error) {
@@ -36,6 +37,8 @@ func (a *Agent) makeSlots() (err error) {
 		if c, err = a.esp32Config(restart); err == nil {
 			a.slots, err = esp32.Open(c)
 		}
+	case "sdboot":
+		a.slots, err = sdboot.Open(a.sdbootConfig(restart))
 	case "tryboot":
 		a.slots, err = tryboot.Open(a.trybootConfig())
 	case "":
@@ -113,6 +116,16 @@ func (a *Agent) trybootConfig() tryboot.Config {
 			}
 			return a.askRestart(ctx, arg)
 		}}
+}
+
+func (a *Agent) sdbootConfig(restart func(context.Context) error) sdboot.Config {
+	s, d := &a.cfg.Slot, &a.cfg.Slot.SDBoot
+	c := sdboot.Config{Dir: orDefault(d.Dir, "/efi/loader/entries"), Names: d.Names, Components: s.Components, Capacity: s.Capacity,
+		Booted: s.Booted.ask(), Restart: restart, Log: a.log}
+	for i, e := range d.Entries {
+		c.Entries[i] = sdboot.Entry{Name: e.Name, Text: e.Text}
+	}
+	return c
 }
 
 // ask returns how to find out which slot runs, or nil.
