@@ -23,7 +23,7 @@ func TestKnownKeys(t *testing.T) {
 	got := map[string][]string{}
 	var walk func(reflect.Type)
 	walk = func(typ reflect.Type) {
-		if typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice {
+		if k := typ.Kind(); k == reflect.Pointer || k == reflect.Slice || k == reflect.Array {
 			typ = typ.Elem()
 		}
 		if typ.Kind() != reflect.Struct || typ.PkgPath() != reflect.TypeFor[Config]().PkgPath() || got[typ.Name()] != nil {

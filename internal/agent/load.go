@@ -136,7 +136,7 @@ var knownKeys = map[string][]string{
 	"Hook":     {"command", "timeout"},
 	"Logs":     {"level", "console", "file"},
 	"LogFile":  {"path", "max_size", "files", "level"},
-	"Slot":     {"kind", "dir", "components", "boot_file", "capacity", "run", "component", "factory", "start_timeout", "stop_grace", "unprotected", "booted", "reboot", "uboot", "grub", "sdboot", "tryboot", "esp32"},
+	"Slot":     {"kind", "dir", "components", "boot_file", "capacity", "run", "component", "factory", "start_timeout", "stop_grace", "unprotected", "booted", "reboot", "uboot", "grub", "esp32", "tryboot", "sdboot"},
 	"UBoot":    {"scheme", "names", "attempts", "parts", "env", "allow_single", "flags", "big_endian", "lock"},
 	"EnvPlace": {"path", "offset", "size"},
 	"ESP32":    {"flash", "table_offset", "flash_size", "rollback", "anti_rollback", "secure_version", "chip", "revision", "key_digests"},
