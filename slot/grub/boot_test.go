@@ -185,6 +185,28 @@ func TestOneBlockRots(t *testing.T) {
 	}
 }
 
+// A process that was killed between the two blocks leaves two states that are whole. The
+// agent goes by the newer one, as GRUB does.
+func TestNewerBlockCounts(t *testing.T) {
+	for _, file := range []string{"grubenv", "grubenv2"} {
+		for round := range 3 {
+			d := newDevice(t, grubtest.Backend{})
+			try(d)
+			powerOns(d, 2+round)
+			if !d.booted().FellBack {
+				t.Fatalf("round %d: got %+v, want fell back", round, d.booted())
+			}
+			older(d, file, try)
+			if b := d.booted(); b.FellBack || b.Trial {
+				t.Errorf("round %d, %s is older: got %+v, want the new try", round, file, b)
+			}
+			if got := d.powerOn(); got != "B" {
+				t.Errorf("round %d, %s is older: got slot %s, want B", round, file, got)
+			}
+		}
+	}
+}
+
 // Nothing is made up where nothing is known.
 func TestBothBlocksDamaged(t *testing.T) {
 	for _, damage := range []struct {
