@@ -68,8 +68,9 @@
 // nobody: grub-editenv keeps the length, editors do not. GRUB does not flush the
 // disk's cache after it wrote; a disk that loses its cache with the power can forget
 // one count, and a trial then starts twice. The boot partition must be mounted
-// writable when [Slots.Try] and MarkGood are called, and its kernel must not read the
-// blocks before GRUB has written them, which hibernation does.
+// writable: without MarkGood at every start of the agent GRUB takes the previous slot
+// after eight. And a system must not wake from hibernation with the blocks still in its
+// cache, while GRUB has written them.
 package grub
 
 import (

@@ -95,8 +95,9 @@ func (s *Slots) probe(ctx context.Context) (ota.Rollback, error) {
 	case b.Trial:
 		return proven("systemd-boot has counted the try of slot %s", b.Slot)
 	}
+	_, settled := good(all[running])
 	for _, e := range all[running] {
-		if !e.good && e.left > 0 {
+		if !settled && !e.good && e.left == 1 && e.done == 0 { // as Try has made it
 			return ota.Rollback{State: ota.RollbackBroken, Why: fmt.Sprintf("systemd-boot has started slot %s and not counted that: %s has the name that it had before; check that the firmware can write to the EFI system partition, and the version of systemd-boot", b.Slot, e.path)}, nil
 		}
 	}

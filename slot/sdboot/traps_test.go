@@ -1,7 +1,9 @@
 package sdboot_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path"
 	"strings"
@@ -335,6 +337,16 @@ func TestProbe(t *testing.T) {
 	d.powerOn()
 	want("fell back", ota.RollbackProven, "come back")
 
+	spare := newDevice(t) // of a good entry that was being written anew when the power went
+	spare.rename("interlock-a.conf", "interlock-a+9.conf")
+	spare.powerOn()
+	if r, err := spare.slots().Probe(t.Context()); r.State == ota.RollbackBroken || err != nil {
+		t.Errorf("counted spare: got %+v, %v, want anything but broken", r, err)
+	}
+	spare.wantBooted("counted spare", false, false)
+	markGood(spare)
+	spare.wantEntries("counted spare", "interlock-a.conf")
+
 	d.efi("LoaderEntryDefault", "interlock-b.conf")
 	want("set-default", ota.RollbackBroken, "interlock-b.conf")
 	d.efi("LoaderEntryDefault", "")
@@ -353,4 +365,32 @@ func TestProbe(t *testing.T) {
 	if _, err := d.slots().Probe(t.Context()); err == nil || !strings.Contains(err.Error(), "1 bytes") {
 		t.Errorf("a broken variable: got %v, want an error", err)
 	}
+}
+
+func Example() {
+	d := otatest.NewDisk()
+	backend := sdboottest.Backend{} // a device in memory; elsewhere files of /efi, and sdboot.Open
+	fmt.Println(backend.Format(d, []byte("firmware 1.0")))
+	slot, err := backend.PowerOn(d)
+	fmt.Println("running", slot, err)
+	s, err := backend.Slots(d, otatest.Boot{Slot: slot, ID: "boot 1"}, nil)
+	if err != nil {
+		fmt.Println(err)
+	}
+	b, err := s.Open(context.Background(), "controller", "B")
+	if err != nil {
+		fmt.Println(err)
+	}
+	b.WriteAt([]byte("firmware 2.0"), 0)
+	fmt.Println(b.Sync(12), s.Try(context.Background(), "B"))
+	slot, err = backend.PowerOn(d)
+	fmt.Println("on trial", slot, err)
+	slot, err = backend.PowerOn(d) // nobody has marked it good
+	fmt.Println("running", slot, err)
+	// Output:
+	// <nil>
+	// running A <nil>
+	// <nil> <nil>
+	// on trial B <nil>
+	// running A <nil>
 }
