@@ -214,6 +214,21 @@ func TestMarkGoodOfTheSecondChoice(t *testing.T) {
 	t.Logf("%d cuts", n)
 }
 
+// All there is has counters, after a spare entry has stood in for the good one.
+func TestOnlyCounted(t *testing.T) {
+	d := newDevice(t)
+	d.rename("interlock-a.conf", "interlock-a+9.conf")
+	d.powerOn()
+	d.wantEntries("started", "interlock-a+8-1.conf")
+	d.everyCut(markGood, 12, func(c *device, cut otatest.Cut) {
+		if got, err := c.PowerOn(c.disk); got != "A" || err != nil {
+			t.Errorf("%v: got slot %q, %v, want A", cut, got, err)
+		}
+	})
+	markGood(d)
+	d.wantEntries("marked good", "interlock-a.conf")
+}
+
 // Entries that start nothing are none: the only good one is written anew without ever
 // being missing.
 func TestDamagedEntry(t *testing.T) {
