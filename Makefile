@@ -33,8 +33,12 @@ fuzz:
 vm:
 	./deploy/reference-device/test
 
+# what an installation costs. bench-install: into block devices, beside RAUC and
+# SWUpdate, as root. BENCH="-rounds 7 -size 67108864" is passed on
+PEERS := rauc swupdate openssl cpio squashfs-tools:mksquashfs dbus-daemon
 bench bench-install: all
-	$(GO) run ./internal/bench $(if $(findstring install,$@),-install)
+	./scripts/need curl time:/usr/bin/time $(if $(findstring install,$@),$(PEERS))
+	$(GO) run ./internal/bench $(if $(findstring install,$@),-install) $(BENCH)
 
 # what devices run: the agent builds for small Linux machines
 cross:
