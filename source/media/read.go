@@ -1,6 +1,7 @@
 package media
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,7 @@ import (
 // has the release.
 func (s *Source) open(ctx context.Context, last found, m *ota.Manifest, im *ota.Image, offset int64) (*reader, error) {
 	if last.m != nil && last.m.Digest == m.Digest {
-		if r, err := s.openAt(last.place, m, im, offset); err == nil {
+		if r, err := s.openAt(last.place, last, m, im, offset); err == nil {
 			return r, nil
 		}
 	}
@@ -25,7 +26,7 @@ func (s *Source) open(ctx context.Context, last found, m *ota.Manifest, im *ota.
 		if err := ctx.Err(); err != nil {
 			return nil, gone(err)
 		}
-		r, err := s.openAt(p, m, im, offset)
+		r, err := s.openAt(p, last, m, im, offset)
 		if err == nil {
 			return r, nil
 		}
@@ -37,13 +38,17 @@ func (s *Source) open(ctx context.Context, last found, m *ota.Manifest, im *ota.
 	return nil, fmt.Errorf("%w: no medium at %q has it; put it back: %s", ota.ErrConnectivity, s.cfg.Path, summary(problems))
 }
 
-// openAt opens the image in the file at p, if the file has the release m.
-func (s *Source) openAt(p place, m *ota.Manifest, im *ota.Image, offset int64) (*reader, error) {
+// openAt opens the image in the file at p, if the file has the release m. An
+// envelope that is that of last to the byte was verified already.
+func (s *Source) openAt(p place, last found, m *ota.Manifest, im *ota.Image, offset int64) (*reader, error) {
 	file, b, err := p.open()
 	if err != nil {
 		return nil, err
 	}
-	there, err := s.cfg.Verify(b.Signed())
+	there := last.m
+	if there == nil || !bytes.Equal(b.Signed(), last.signed) {
+		there, err = s.cfg.Verify(b.Signed())
+	}
 	if err == nil && there.Digest != m.Digest {
 		err = fmt.Errorf("%w: is release %s with digest %s, want %s", ota.ErrConnectivity, there.Version, there.Digest, m.Digest)
 	}
