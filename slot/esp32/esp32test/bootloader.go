@@ -313,7 +313,7 @@ func (r *run) loads(p part) (bool, error) {
 		return false, nil
 	}
 	if !r.b.Unchecked {
-		return whole(r.read(p.off, p.size)), nil
+		return r.whole(p), nil
 	}
 	switch r.read(p.off, 1)[0] {
 	case 0xE9:
@@ -325,32 +325,37 @@ func (r *run) loads(p part) (bool, error) {
 }
 
 // whole is esp_image_verify without signatures: header, segments, checksum, SHA-256.
-func whole(b []byte) bool {
-	if len(b) < 24 || b[0] != 0xE9 || b[1] == 0 || b[1] > 16 {
+// It reads what belongs to the image, and nothing behind.
+func (r *run) whole(p part) bool {
+	head := r.read(p.off, 24)
+	if head[0] != 0xE9 || head[1] == 0 || head[1] > 16 {
 		return false
 	}
-	at, sum := 24, byte(0xEF)
-	for range b[1] {
-		if at+8 > len(b) {
+	at, sum := int64(24), byte(0xEF)
+	for range head[1] {
+		if at+8 > p.size {
 			return false
 		}
-		n := binary.LittleEndian.Uint32(b[at+4:])
+		n := int64(binary.LittleEndian.Uint32(r.read(p.off+at, 8)[4:]))
 		at += 8
-		if n%4 != 0 || n >= 16<<20 || at+int(n) > len(b) {
+		if n%4 != 0 || n >= 16<<20 || at+n > p.size {
 			return false
 		}
-		for _, c := range b[at : at+int(n)] {
+		for _, c := range r.read(p.off+at, n) {
 			sum ^= c
 		}
-		at += int(n)
+		at += n
 	}
 	end := (at + 16) &^ 15
-	if end+32 > len(b) || b[end-1] != sum {
+	if end > p.size || r.read(p.off+end-1, 1)[0] != sum {
 		return false
 	}
-	if b[23] == 0 {
+	if head[23] == 0 {
 		return true
 	}
-	h := sha256.Sum256(b[:end])
-	return bytes.Equal(h[:], b[end:end+32])
+	if end+32 > p.size {
+		return false
+	}
+	h := sha256.Sum256(r.read(p.off, end))
+	return bytes.Equal(h[:], r.read(p.off+end, 32))
 }
