@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 )
 
 // A Board is a kind of reference device.
@@ -37,9 +38,11 @@ const (
 	ID      = "ref-1"
 )
 
-// watchdog is how many seconds a device has from its initrd to its agent: enough for
-// an emulated one on a busy machine, and not more, because each hang waits for it.
-const watchdog = "40"
+// patient are the times that the watchdog gives a device, in seconds, from the
+// bootloader to the initrd and from there to the agent. An emulated device on a busy
+// machine needs ten times as long as it seems, and a watchdog that is too short looks
+// like firmware that does not start.
+var patient = []string{"BOOT_WATCHDOG=180", "WATCHDOG=60"}
 
 // A Device is a directory with what the scripts build and release made.
 type Device struct {
@@ -93,7 +96,7 @@ func script(ctx context.Context, env []string, name string, args ...string) erro
 		return err
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = append(append(os.Environ(), "WATCHDOG="+watchdog), env...)
+	cmd.Env = slices.Concat(os.Environ(), patient, env)
 	return run(cmd)
 }
 

@@ -25,15 +25,15 @@ il_two=43100000
 il_check=43200000       # a copy in the format of "env import -c", without the flags
 il_own=43300000         # U-Boot's own settings, while the device's are loaded
 
-# The watchdog first: the kernel is watched from its first instruction on. Both
-# stages of an Intel 6300ESB at 00:05.0 get 0x7530 ms, so it resets after a minute.
-# Datasheet 300641-004, chapter 13. 80, 86 unlocks a register; 100 reloads.
+# The watchdog first: the kernel is watched from its first instruction on. Each of the
+# two stages of an Intel 6300ESB at 00:05.0 gets half of the time, in ms. Datasheet
+# 300641-004, chapter 13. 80, 86 unlocks a register; 100 reloads.
 if setexpr.l il_bar *4010028010; then
   pci write.w 0.5.0 60 0
   setexpr il_reload ${il_bar} + c
   setexpr il_second ${il_bar} + 4
-  mw.w ${il_reload} 80; mw.w ${il_reload} 86; mw.l ${il_bar} 7530
-  mw.w ${il_reload} 80; mw.w ${il_reload} 86; mw.l ${il_second} 7530
+  mw.w ${il_reload} 80; mw.w ${il_reload} 86; mw.l ${il_bar} @STAGE@
+  mw.w ${il_reload} 80; mw.w ${il_reload} 86; mw.l ${il_second} @STAGE@
   mw.w ${il_reload} 80; mw.w ${il_reload} 86; mw.w ${il_reload} 100
   pci write.b 0.5.0 68 2
 fi
