@@ -291,5 +291,5 @@ func (s *loop) compare(image io.ReaderAt, size, at int64) (state, unverified str
 	if changed == 0 {
 		return "untouched", unverified, nil
 	}
-	return fmt.Sprintf("%.1f MiB overwritten, %.1f MiB of it with verified bytes of the release", float64(changed)/(1<<20), float64(release)/(1<<20)), unverified, nil
+	return fmt.Sprintf("%.1f MiB overwritten, %.1f MiB of it as in the release", float64(changed)/(1<<20), float64(release)/(1<<20)), unverified, nil
 }
