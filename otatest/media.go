@@ -17,7 +17,8 @@ func (d *Disk) MkDevice(name string, size int64) { d.mknod(name, &node{device: s
 // MkFlash makes raw NOR flash of size erased bytes, 0xFF, which erases erase bytes
 // at once, for example 4096. What it opens as is a [durable.Eraser]. Nothing is
 // cached: a write or an erasure that returned is on the medium. A write that would
-// have to set a bit fails, and stores nothing.
+// have to set a bit fails, and stores nothing; one that is cut leaves bits set that it
+// was to clear.
 func (d *Disk) MkFlash(name string, size, erase int64) {
 	d.mknod(name, &node{device: size, erase: erase}, 0xff)
 }

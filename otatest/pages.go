@@ -119,11 +119,18 @@ func (n *node) tear(c Cut, r *rand.Rand, b []byte, off int64) {
 	torn := make([]byte, size)
 	n.cache.read(torn, at)
 	for i := range torn {
-		if pos := at + int64(i); pos >= off && pos < end && r.IntN(2) == 1 {
+		switch pos := at + int64(i); {
+		case pos < off || pos >= end:
+		case n.erase > 0: // raw flash: a bit that is to be cleared is, or not yet, and nothing else changes
+			torn[i] &= b[pos-off] | byte(r.IntN(256))
+		case r.IntN(2) == 1:
 			torn[i] = b[pos-off]
 		}
 	}
 	for range 3 {
+		if n.erase > 0 {
+			break
+		}
 		torn[r.IntN(len(torn))] ^= 1 << r.IntN(8)
 	}
 	n.write(torn, at)
