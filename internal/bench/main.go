@@ -54,8 +54,11 @@ func main() {
 	flag.StringVar(&c.slot, "slot", "", "internal: the loop device to write")
 	flag.Parse()
 	c.dir = *dir
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
+	ctx, stop := context.Background(), func() {}
+	if c.name == "" { // a child just ends
+		ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+		defer stop()
+	}
 	var err error
 	switch {
 	case c.name == "measure":
