@@ -94,7 +94,7 @@ func TestBlockCuts(t *testing.T) {
 		for _, do := range test.before {
 			do(d)
 		}
-		n += d.everyCut(test.act, []int{1, 4, 16, 512, 4096}, 3, func(c *device, cut otatest.Cut) {
+		n += d.everyCut(test.act, []int{1, 4, 16, 512, 4096}, 2, func(c *device, cut otatest.Cut) {
 			got := c.powerOn()
 			if !strings.Contains(test.want, got) {
 				t.Errorf("%s, %v: got slot %s, want one of %s", test.name, cut, got, test.want)
