@@ -467,6 +467,10 @@ func (d *Disk) Content(name string) []byte {
 		return nil
 	}
 	b := make([]byte, n.cache.size)
-	n.cache.read(b, 0)
+	for i, page := range n.cache.page {
+		if page != nil {
+			copy(b[i*pageSize:], page[:])
+		}
+	}
 	return b
 }
