@@ -14,7 +14,10 @@ demo: all
 
 test: export INTERLOCK_TOOLS = 1
 test:
-	./scripts/need gcc libc6-dev curl u-boot-tools:mkenvimage libubootenv-tool:fw_printenv grub-common:grub-editenv mtools:mcopy dosfstools:mkfs.vfat e2fsprogs:mkfs.ext2 mount:losetup
+	./scripts/need gcc libc6-dev curl u-boot-tools:mkenvimage libubootenv-tool:fw_printenv grub-common:grub-mkimage \
+		mtools:mcopy dosfstools:mkfs.vfat e2fsprogs:mkfs.ext2 mount:losetup qemu-system-x86:qemu-system-x86_64 \
+		grub-pc-bin:/usr/lib/grub/i386-pc/boot.img ovmf:/usr/share/OVMF/OVMF_CODE_4M.fd \
+		systemd-boot-efi:/usr/lib/systemd/boot/efi/systemd-bootx64.efi
 	test -z "$$(gofmt -l .)"
 	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m -skip '^Test(Matrix|Mutants)$$' ./...
