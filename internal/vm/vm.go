@@ -177,7 +177,7 @@ func (c console) Write(p []byte) (int, error) {
 		if !ok {
 			break
 		}
-		m.lines = append(m.lines, strings.TrimRight(string(line), "\r"))
+		m.lines = append(m.lines, strings.Trim(string(line), "\r"))
 		m.partial = rest
 	}
 	close(m.more)

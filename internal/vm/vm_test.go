@@ -20,7 +20,7 @@ func TestWait(t *testing.T) {
 		m := &Machine{done: done, more: make(chan struct{})}
 		say := func(s string) { fmt.Fprint(console{m}, s) }
 		go func() {
-			for _, s := range []string{"first\r\nsec", "ond line 2\n", "third\nno newline"} {
+			for _, s := range []string{"first\r\nsec", "ond line 2\n\r", "third\nno newline"} {
 				time.Sleep(time.Minute)
 				say(s)
 			}
@@ -33,10 +33,10 @@ func TestWait(t *testing.T) {
 		}
 		short, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := m.Wait(short, "third"); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := m.Wait(short, "^third"); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v before the line is there, want %v", err, context.DeadlineExceeded)
 		}
-		if _, err := m.Wait(t.Context(), "third"); err != nil {
+		if _, err := m.Wait(t.Context(), "^third"); err != nil {
 			t.Error(err)
 		}
 		_, err = m.Wait(t.Context(), "first") // has passed
