@@ -177,3 +177,70 @@ type rebooted struct {
 }
 
 func (r rebooted) Reboot(context.Context) error { r.note(); return nil }
+
+// Firmware that does not find the record, because it does not mount its partition,
+// is on trial all the same: the bootloader says so. It is marked good once it is
+// healthy, left if it is not, and writes nothing over the slot to return to.
+func TestTrialWithoutARecord(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		change   func(*ota.Config)
+		confirm  bool
+		marked   bool
+		restarts bool
+	}{
+		{name: "healthy", marked: true},
+		{name: "not healthy", change: func(c *ota.Config) {
+			c.Healthy = func(context.Context) error { return errors.New("no battery") }
+		}, restarts: true},
+		{name: "not healthy, and rollback is not wanted", change: func(c *ota.Config) {
+			c.Healthy = func(context.Context) error { return errors.New("no battery") }
+			c.NoRollback = true
+		}, marked: true},
+		{name: "nobody to ask", change: func(c *ota.Config) { c.Healthy = nil }, restarts: true},
+		{name: "a person confirms", change: func(c *ota.Config) { c.Healthy = nil }, confirm: true, marked: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			device(t, func(t *testing.T, d *otatest.Device) {
+				var marks []ota.State
+				var markedAt time.Duration
+				var restarted []time.Duration
+				start := time.Now()
+				configure(d, func(c *ota.Config) {
+					c.ValidationTime = 10 * time.Second
+					c.Slots = rebooted{bootloader{Slots: c.Slots, marks: &marks, trial: true, state: func() ota.State {
+						if len(marks) == 0 {
+							markedAt = time.Since(start)
+						}
+						return d.Manager().Snapshot().State
+					}}, func() { restarted = append(restarted, time.Since(start)) }}
+					if test.change != nil {
+						test.change(c)
+					}
+				})
+				if test.confirm {
+					background(t, d, func(m *ota.Manager) {
+						time.Sleep(20 * time.Second)
+						if err := m.Confirm().Wait(t.Context()); err != nil {
+							t.Error(err)
+						}
+					})
+				} else {
+					live(t, d)
+				}
+				if (len(marks) > 0) != test.marked || (len(restarted) > 0) != test.restarts && !test.marked {
+					t.Fatalf("marked good in %q, restarted after %v; want marked %v, restarted %v", marks, restarted, test.marked, test.restarts)
+				}
+				if test.name == "healthy" && (marks[0] != ota.Idle && marks[0] != ota.Available || markedAt < 10*time.Second) {
+					t.Errorf("marked good in %q after %v, want after the validation time", marks, markedAt)
+				}
+				if test.restarts && restarted[0] < time.Minute {
+					t.Errorf("went back after %v, want 1m0s at least", restarted[0])
+				}
+				if !test.marked && d.Source.Sent > 0 {
+					t.Errorf("%d bytes fetched while the other slot is the one to return to", d.Source.Sent)
+				}
+			})
+		})
+	}
+}

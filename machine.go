@@ -2,6 +2,7 @@ package ota
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -42,10 +43,14 @@ func (m *Manager) step(ctx context.Context) (pause time.Duration, err error) {
 	keepErr := m.keep(ctx, r, b)
 	r = m.deliver(ctx, r)
 	checks := m.checkDue && checkable(r)
-	if checks {
+	_, stray := errors.AsType[unproven](keepErr)
+	switch {
+	case checks:
 		m.checkDue = false
 		r, err = m.check(ctx, r, b)
-	} else {
+	case stray && r.State != Idle: // the other slot is the one to return to: it is not written, nor tried
+		err = keepErr
+	default:
 		r, err = m.next(ctx, r, b)
 	}
 	m.because(err)
@@ -64,7 +69,10 @@ func (m *Manager) step(ctx context.Context) (pause time.Duration, err error) {
 	if before == Activating && r.State == Staged { // quiesced, told the bootloader, and all of it taken back
 		pause = max(pause, m.jitter(restartRetry))
 	}
-	if keepErr != nil {
+	switch {
+	case stray:
+		pause = min(pause, m.cfg.HealthInterval)
+	case keepErr != nil:
 		pause = min(pause, m.jitter(keepRetry))
 	}
 	if m.owes(r) {

@@ -51,6 +51,8 @@ type Manager struct {
 	trialStart    time.Time
 	unsavedSince  time.Time // since when the record cannot be saved or loaded, on trial
 	kept          bool      // the bootloader was told that the running slot is still good
+	stays         bool      // the device does not return from this slot, whatever it is told
+	strayStart    time.Time // since when a trial is judged that the record does not know
 	healthySince  time.Time
 	confirmed     bool
 	asking        chan verdict // a question to Healthy that is under way

@@ -96,6 +96,11 @@ func (m *Manager) healthy(ctx context.Context, r Record, limit time.Duration) er
 	if m.cfg.Healthy == nil {
 		return coded(ErrValidation, "not confirmed")
 	}
+	return m.well(ctx, limit)
+}
+
+// well asks the application, for at most limit.
+func (m *Manager) well(ctx context.Context, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if m.asking == nil { // one at a time, however long it takes
@@ -166,6 +171,7 @@ func (m *Manager) rollBack(ctx context.Context, r Record, b Boot) (Record, error
 		if r.Returns >= m.cfg.MaxTries {
 			// It runs, and was never marked good: no digest, and nothing to go back from.
 			r.Running, r.Previous = Installed{Slot: b.Slot, Version: m.cfg.Version, SecurityVersion: m.cfg.SecurityVersion}, Installed{}
+			m.stays = true
 			return m.end(r, b, Failed, fmt.Errorf("%w; and the device did not return to slot %s in %d restarts", why, r.OldSlot, r.Returns)), nil
 		}
 		r.BootID, r.Returns = b.ID, r.Returns+1
