@@ -17,7 +17,7 @@ import (
 type alive struct {
 	limit time.Duration            // of one call
 	begun atomic.Bool              // the manager, or the first boot of slot.run, is at work
-	boot  atomic.Pointer[ota.Boot] // what is booted; nil: not known yet
+	boot  atomic.Pointer[ota.Boot] // what is booted, not on trial any more once it is marked good; nil: not known yet
 
 	mu    sync.Mutex
 	depth int
@@ -109,7 +109,13 @@ func (s watchedSlots) Try(ctx context.Context, slot string) error {
 
 func (s watchedSlots) MarkGood(ctx context.Context) error {
 	defer s.l.enter("marking the slot good")()
-	return s.Slots.MarkGood(ctx)
+	err := s.Slots.MarkGood(ctx)
+	if b := s.l.boot.Load(); err == nil && b != nil && b.Trial {
+		proven := *b
+		proven.Trial = false
+		s.l.boot.Store(&proven)
+	}
+	return err
 }
 
 func (s watchedSlots) Reboot(ctx context.Context) error {

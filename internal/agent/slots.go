@@ -139,19 +139,30 @@ func (b *Booted) ask() func(context.Context) (slot, id string, err error) {
 	return nil
 }
 
-// bootedByCmdline finds the slot on the kernel's command line.
+// bootedByCmdline finds the slot on the kernel's command line. A boot script that
+// goes on to another slot, or one that has saved its bootargs, may leave two: a wrong
+// guess would write over what runs.
 func bootedByCmdline(path, key string) (slot, id string, err error) {
 	b, err := readProc(path)
 	if err != nil {
 		return "", "", err
 	}
+	found := false
 	for word := range strings.FieldsSeq(b) {
-		if v, ok := strings.CutPrefix(word, key+"="); ok {
-			id, err = bootID()
-			return v, id, err
+		v, ok := strings.CutPrefix(word, key+"=")
+		if !ok {
+			continue
 		}
+		if found && v != slot {
+			return "", "", fmt.Errorf("%s has %s=%s, and %s=%s, too: make the boot script set it once, and not save it", path, key, slot, key, v)
+		}
+		slot, found = v, true
 	}
-	return "", "", fmt.Errorf("%s has no %s=A or %s=B: does the bootloader pass it on?", path, key, key)
+	if !found {
+		return "", "", fmt.Errorf("%s has no %s=A or %s=B: does the bootloader pass it on?", path, key, key)
+	}
+	id, err = bootID()
+	return slot, id, err
 }
 
 // bootedBy finds the slot with a program of the device.

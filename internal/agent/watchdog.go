@@ -116,15 +116,15 @@ func (a *Agent) verdictLimit() time.Duration {
 const validationTime = 10 * time.Second
 
 // onTrial reports whether what runs has yet to prove itself, as far as is known: by
-// the record, or without one, by the bootloader. With allow_rollback false nothing has to.
+// the record, or by the bootloader. With allow_rollback false nothing has to.
 func (a *Agent) onTrial() bool {
 	b, r := a.alive.boot.Load(), a.record.Load()
 	switch {
 	case b == nil || !valueOr(a.cfg.AllowRollback, true):
 		return false
-	case r == nil:
-		return b.Trial
-	case r.Slot != b.Slot:
+	case b.Trial:
+		return true
+	case r == nil, r.Slot != b.Slot:
 		return false
 	}
 	return r.State == ota.Staged || r.State == ota.Activating || r.State == ota.Trial || r.State == ota.RollBack

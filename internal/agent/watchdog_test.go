@@ -239,6 +239,33 @@ func TestWatchdogHandedOver(t *testing.T) {
 
 // The agent that ends leaves the watchdog armed where nobody is left to judge the
 // firmware, and nowhere else.
+// markedSlots is a fake of slots on trial that can be marked good.
+type markedSlots struct{ bootedSlots }
+
+func (markedSlots) MarkGood(context.Context) error { return nil }
+
+// What was on trial by the bootloader only is not any more once it is marked good.
+func TestWatchdogOfAProvenSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := guarded(nil)
+		letGo := a.holdDog(t.Context())
+		tried := inNew
+		tried.Trial = true
+		begin(a, tried, &ota.Record{Format: 1, State: ota.Idle})
+		if !a.onTrial() {
+			t.Error("got not on trial, and the bootloader says it")
+		}
+		if err := (watchedSlots{markedSlots{}, &a.alive}).MarkGood(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(24 * time.Hour)
+		if a.onTrial() || b.Resets() != 0 {
+			t.Errorf("on trial %v after it was marked good, %d resets", a.onTrial(), b.Resets())
+		}
+		letGo()
+	})
+}
+
 func TestWatchdogAtTheEnd(t *testing.T) {
 	const never = 0
 	tried := inNew
@@ -260,6 +287,7 @@ func TestWatchdogAtTheEnd(t *testing.T) {
 		{"going back", &inNew, record(ota.RollBack), nil, false, 30 * time.Second},
 		{"came back", &inOld, record(ota.RollBack), nil, false, never},
 		{"on trial, and the record cannot be loaded", &tried, nil, nil, false, 30 * time.Second},
+		{"on trial, and the record has been lost", &tried, &ota.Record{Format: 1, State: ota.Idle}, nil, false, 30 * time.Second},
 		{"restarting into the new slot", &inOld, record(ota.Activating), nil, false, watchdog.ShutdownTime},
 		{"waiting for the next restart", &inOld, deferred, nil, false, never},
 		{"starting, on trial", &tried, nil, nil, true, 30 * time.Second},
