@@ -22,6 +22,7 @@ const (
 // TestUBootScript starts the real U-Boot with its script on environments that
 // libubootenv wrote, and reads with libubootenv what came of them.
 func TestUBootScript(t *testing.T) {
+	t.Parallel()
 	d := scriptDevice(t, UBoot)
 	for _, c := range []struct {
 		name   string
@@ -51,6 +52,7 @@ func TestUBootScript(t *testing.T) {
 		{name: "254 is newer than 0", flags: "\xfe\x00", slot: "A", writes: "2"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			disk := filepath.Join(t.TempDir(), "disk.img")
 			if err := run(exec.Command("cp", "--sparse=always", d.Disk(), disk)); err != nil {
 				t.Fatal(err)

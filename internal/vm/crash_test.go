@@ -33,8 +33,10 @@ const (
 // torn. Whichever slot the bootloader then starts is whole, and the environment can
 // always be read. Some of the states are really booted.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	for _, board := range []Board{UBoot, GRUB} {
 		t.Run(string(board), func(t *testing.T) {
+			t.Parallel()
 			if v := os.Getenv("VM"); v != "" && v != "all" && !strings.Contains(v, string(board)) {
 				t.Skipf("VM=%s leaves %s out", v, board)
 			}

@@ -46,6 +46,7 @@ var rotten = []struct {
 // server, and comes to the same end each time: it runs the new firmware only if that
 // has proven itself, and otherwise the old, and the server knows which.
 func TestDevice(t *testing.T) {
+	t.Parallel()
 	boards, quick := []Board{UBoot, GRUB}, false
 	switch v := os.Getenv("VM"); v {
 	case "":
