@@ -44,7 +44,7 @@ func TestRAUCVariables(t *testing.T) {
 	v.cycle(t)
 	v.want(t, "on trial", "BOOT_ORDER=B A", "BOOT_A_LEFT=3", "BOOT_B_LEFT=0", "interlock_try=B")
 	must(t, markGood(t, v.slots(t)))
-	v.want(t, "marked good", "BOOT_ORDER=B A", "BOOT_A_LEFT=3", "BOOT_B_LEFT=3", "interlock_try=", "interlock_probe=proven boot 2")
+	v.want(t, "marked good", "BOOT_ORDER=B A", "BOOT_A_LEFT=3", "BOOT_B_LEFT=3", "interlock_try=", "interlock_probe=proven 3 boot 2")
 	must(t, writeOther(t, v.slots(t)))
 	v.want(t, "A written", "BOOT_ORDER=B", "BOOT_A_LEFT=0", "BOOT_B_LEFT=3")
 	must(t, tryOther(t, v.slots(t)))
@@ -194,6 +194,23 @@ func TestOnTrial(t *testing.T) {
 	}
 }
 
+// TestBackIntoADamagedSlot goes back from a slot that is not healthy to one that does
+// not start any more. What runs badly is better than what does not run.
+func TestBackIntoADamagedSlot(t *testing.T) {
+	v := newDevice(t, uboottest.Backend{})
+	startTrial(t, v)
+	must(t, tryOther(t, v.slots(t)))
+	v.want(t, "on the way back", "BOOT_ORDER=A B", "BOOT_A_LEFT=3", "BOOT_B_LEFT=0")
+	for i := 0; v.cycle(t) == "A"; i++ {
+		if i == 6 {
+			t.Fatal("slot A is started for ever")
+		}
+	}
+	if got, err := v.slots(t).Booted(t.Context()); err != nil || got.Slot != "B" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
 // TestNothingToWrite does everything twice, and counts writes.
 func TestNothingToWrite(t *testing.T) {
 	for _, b := range backends {
@@ -261,6 +278,68 @@ func TestProbe(t *testing.T) {
 			want("after a trial that was not marked good", is)
 		}
 	}
+}
+
+// TestProbeAndOthers does not blame the bootloader for what others have done, and
+// does not praise it for that.
+func TestProbeAndOthers(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		noCount  bool
+		attempts int               // at this start; before it was 3
+		saved    map[string]string // by another program, at this start
+		want     ota.RollbackState
+	}{
+		{"nobody else", false, 3, nil, ota.RollbackProven},
+		{"nobody else, no count", true, 3, nil, ota.RollbackBroken},
+		{"a program that marks good", false, 3, map[string]string{"BOOT_A_LEFT": "3"}, ota.RollbackUnknown},
+		{"a program that saves something", false, 3, map[string]string{"x": "1"}, ota.RollbackProven},
+		{"a program that saves something, no count", true, 3, map[string]string{"x": "1"}, ota.RollbackBroken},
+		{"a technician", true, 3, map[string]string{"BOOT_A_LEFT": "7"}, ota.RollbackUnknown},
+		{"fewer attempts", false, 2, nil, ota.RollbackProven},
+		{"more attempts, no count", true, 5, nil, ota.RollbackBroken},
+	} {
+		v := newDevice(t, uboottest.Backend{})
+		must(t, markGood(t, v.slots(t)))
+		v.NoCount = tt.noCount
+		v.cycle(t)
+		if tt.saved != nil {
+			v.saveenv(t, tt.saved)
+		}
+		for _, when := range []string{"first", "marked good", "agent again"} {
+			cfg := v.Config(v.boot)
+			cfg.Attempts = tt.attempts
+			s, err := uboot.OpenOn(v.disk, cfg)
+			must(t, err)
+			if r, err := s.Probe(t.Context()); err != nil || r.State != tt.want {
+				t.Errorf("%s, %s: got %+v, %v, want %s", tt.name, when, r, err, tt.want)
+			}
+			must(t, s.MarkGood(t.Context()))
+		}
+	}
+}
+
+// saveenv changes variables as fw_setenv does: in the older copy only.
+func (v *device) saveenv(t *testing.T, vars map[string]string) {
+	t.Helper()
+	layout := uboot.Layout{Redundant: true}
+	var env [2]*uboot.Env
+	places := v.Places()
+	for i, p := range places {
+		block, err := durable.ReadRange(v.disk, p.Path, p.Offset, p.Size)
+		must(t, err)
+		env[i], err = uboot.ParseEnv(block, layout)
+		must(t, err)
+	}
+	newest := uboot.Newest(uboot.Incremental, [2]byte{env[0].Flags, env[1].Flags})
+	e, p := env[newest], places[1-newest]
+	for name, value := range vars {
+		must(t, e.Set(name, value))
+	}
+	e.Flags++
+	block, err := e.Encode(p.Size, layout)
+	must(t, err)
+	must(t, durable.WriteRange(v.disk, p.Path, p.Offset, block))
 }
 
 // TestProbeWithACopyDamaged does not blame the bootloader for a copy that rots.

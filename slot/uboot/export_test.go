@@ -7,7 +7,7 @@ import "slices"
 func (s *Slots) Set(vars map[string]string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.env.update(func(e *Env, _ bool) error {
+	return s.env.update(func(e, _ *Env, _ bool) error {
 		for _, name := range slices.Sorted(maps.Keys(vars)) {
 			if err := e.Set(name, vars[name]); err != nil {
 				return err

@@ -78,7 +78,12 @@ func (m mender) markGood(e *Env, running int) {
 	e.set(varTry, "")
 }
 
-func (m mender) counted(e *Env, running int) ota.Rollback {
+// back: Mender's convention has no last resort.
+func (m mender) back(e *Env, running int) { m.only(e, 1-running) }
+
+func (m mender) starts() int { return 0 }
+
+func (m mender) counted(e, _ *Env, running int) ota.Rollback {
 	if tried(m, e) == running && m.part(e) == running && m.number(e, varAvailable) != 0 {
 		if n := m.number(e, varCount); n > 0 {
 			return ota.Rollback{State: ota.RollbackProven, Why: fmt.Sprintf("U-Boot counted this start: %s is %d, and was 0", varCount, n)}

@@ -109,18 +109,37 @@ func (r rauc) markGood(e *Env, running int) {
 	e.set(varTry, "")
 }
 
+// back keeps the running slot in the order, with no attempts left. The script gives
+// it some once nothing else has any: what did not get healthy is better than nothing.
+func (r rauc) back(e *Env, running int) {
+	r.setOrder(e, 1-running, running)
+	r.setLeft(e, running, 0)
+	r.setLeft(e, 1-running, r.attempts)
+}
+
+func (r rauc) starts() int { return r.attempts }
+
 // counted compares with what the last change of this package left behind: all
-// attempts for a slot that is good, and one for a slot that is tried.
-func (r rauc) counted(e *Env, running int) ota.Rollback {
+// attempts for a slot that is good, as many as were configured then, and one for a
+// slot that is tried. Both copies of the environment were the same then, so that one
+// with less says that somebody has counted, also if another program has refilled it.
+func (r rauc) counted(e, older *Env, running int) ota.Rollback {
 	name, left, full := r.variable(running), r.left(e, running), int64(r.attempts)
-	if _, id := seen(e); id == "" {
+	_, id, starts := seen(e)
+	if id == "" {
 		return ota.Rollback{State: ota.RollbackUnknown, Why: "this slot was never marked good here before: the next start will show whether U-Boot counts"}
+	}
+	if starts > 0 {
+		full = int64(starts)
 	}
 	if tried(r, e) == running {
 		full = 1
 	}
 	if left < full {
 		return ota.Rollback{State: ota.RollbackProven, Why: fmt.Sprintf("U-Boot counted this start: %s is %d, and was %d", name, left, full)}
+	}
+	if left > full || older != nil && r.left(older, running) < full {
+		return ota.Rollback{State: ota.RollbackUnknown, Why: fmt.Sprintf("another program has set %s to %d at this start, so that U-Boot's count cannot be seen", name, left)}
 	}
 	return ota.Rollback{State: ota.RollbackBroken, Why: fmt.Sprintf("U-Boot did not count this start, or could not save that: %s is still %d", name, left)}
 }

@@ -2,6 +2,7 @@ package uboot
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/interlock-energy/ota"
@@ -43,8 +44,14 @@ type scheme interface {
 	// once makes the other slot boot once, and running from then on.
 	once(e *Env, running int)
 	markGood(e *Env, running int)
+	// back makes the other slot, which is good, boot from now on: the running one is
+	// on trial, and was not proven.
+	back(e *Env, running int)
+	// starts is how often a good slot may start, 0 if that is not counted.
+	starts() int
 	// counted says what the bootloader did at this boot, whose first look this is.
-	counted(e *Env, running int) ota.Rollback
+	// older is the copy that does not count, nil if there is none that can be read.
+	counted(e, older *Env, running int) ota.Rollback
 }
 
 func newScheme(cfg Config) (scheme, error) {
@@ -92,7 +99,7 @@ func try(s scheme, e *Env, running int) error {
 	if trial(s, e, running) {
 		// What runs has not proven itself, and is no place to return to. That it was
 		// tried stays written, so that this is the same when it is done again.
-		s.only(e, 1-running)
+		s.back(e, running)
 		return nil
 	}
 	s.once(e, running)
@@ -113,24 +120,35 @@ func prepare(s scheme, e *Env, running int) error {
 }
 
 // remember keeps what was, of the bootloader, in the variables as they were before a
-// change that wipes it out. It is done once in each boot.
-func remember(s scheme, e, was *Env, running int, id string, whole bool) error {
-	if _, at := seen(was); at == id {
-		return nil
+// change that wipes it out, and what the change leaves to be counted. What was seen
+// is that of the first change in each boot.
+func remember(s scheme, e, was, older *Env, running int, id string, whole bool) error {
+	state, at, _ := seen(was)
+	if at != id {
+		state = probe(s, was, older, running, id, whole).State
 	}
-	return e.Set(varProbe, string(probe(s, was, running, id, whole).State)+" "+id)
+	if n := s.starts(); n > 0 {
+		return e.Set(varProbe, fmt.Sprintf("%s %d %s", state, n, id))
+	}
+	return e.Set(varProbe, fmt.Sprintf("%s %s", state, id))
 }
 
-// seen returns what was remembered, and of which boot.
-func seen(e *Env) (state ota.RollbackState, id string) {
+// seen returns what was remembered, of which boot, and how many starts a good slot had
+// left after the last change, 0 if that is not written.
+func seen(e *Env) (state ota.RollbackState, id string, starts int) {
 	v, _ := e.Value(varProbe)
 	first, id, _ := strings.Cut(v, " ")
-	return ota.RollbackState(first), id
+	if word, rest, ok := strings.Cut(id, " "); ok {
+		if n, err := strconv.ParseUint(word, 10, 8); err == nil {
+			id, starts = rest, int(n)
+		}
+	}
+	return ota.RollbackState(first), id, starts
 }
 
 // probe says what the bootloader did at the boot with this id.
-func probe(s scheme, e *Env, running int, id string, whole bool) ota.Rollback {
-	switch state, at := seen(e); {
+func probe(s scheme, e, older *Env, running int, id string, whole bool) ota.Rollback {
+	switch state, at, _ := seen(e); {
 	case at != id:
 	case state == ota.RollbackProven:
 		return ota.Rollback{State: state, Why: "U-Boot counted this start of slot " + s.name(running) + ", and saved that"}
@@ -139,7 +157,7 @@ func probe(s scheme, e *Env, running int, id string, whole bool) ota.Rollback {
 	default:
 		return ota.Rollback{State: ota.RollbackUnknown, Why: "the counters were set anew since this start: the next one will show whether U-Boot counts"}
 	}
-	r := s.counted(e, running)
+	r := s.counted(e, older, running)
 	if r.State == ota.RollbackBroken && !whole {
 		return ota.Rollback{State: ota.RollbackUnknown, Why: "a copy of the environment is damaged, and what U-Boot has saved may have been there"}
 	}

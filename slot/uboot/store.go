@@ -44,6 +44,9 @@ type copies struct {
 // whole reports whether no copy is damaged.
 func (c copies) whole(places int) bool { return c.env[0] != nil && (places == 1 || c.env[1] != nil) }
 
+// older returns the copy that does not count, nil if there is none or it is damaged.
+func (c copies) older() *Env { return c.env[1-c.newest] }
+
 // load returns the copies as U-Boot sees them.
 func (s *store) load() (c copies, err error) {
 	var reasons []error
@@ -112,12 +115,13 @@ func (s *store) eraseBlock(p Place) (int64, error) {
 	return 0, nil
 }
 
-// update changes the environment. change is called with the variables, and whether
-// all copies of them are valid; it must do the same when called again. When update
+// update changes the environment. change is called with the variables, with those of
+// the older copy if there is one that is valid, and whether all copies are; it must do
+// the same when called again. When update
 // returns nil, the change is on the medium, in all copies; a cut at any moment
 // leaves the old variables or the new ones. What is there already, in all copies, is
 // not written again.
-func (s *store) update(change func(e *Env, whole bool) error) error {
+func (s *store) update(change func(e, older *Env, whole bool) error) error {
 	if s.lock != "" {
 		l, err := takeLock(s.lock)
 		if err != nil {
@@ -136,7 +140,7 @@ func (s *store) update(change func(e *Env, whole bool) error) error {
 	}
 	whole := c.whole(len(s.places))
 	was, is := c.env[c.newest], c.env[c.newest].clone()
-	if err := change(is, whole); err != nil {
+	if err := change(is, c.older(), whole); err != nil {
 		return err
 	}
 	if is.same(was) && whole {
@@ -145,7 +149,7 @@ func (s *store) update(change func(e *Env, whole bool) error) error {
 		}
 		// What U-Boot saves is in one copy only. It matters where it is not the same to us.
 		other := c.env[1-c.newest].clone()
-		if err := change(other, whole); err == nil && other.same(c.env[1-c.newest]) {
+		if err := change(other, nil, whole); err == nil && other.same(c.env[1-c.newest]) {
 			return nil
 		}
 	}

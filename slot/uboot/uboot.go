@@ -43,12 +43,13 @@
 // written to /sys/block/mmcblkNbootM/force_ro. CONFIG_ENV_WRITEABLE_LIST must list the
 // convention's variables and the two below. A bootcount that is kept in a register,
 // not in the environment, is not Mender's convention. If another program marks slots
-// good too, Probe takes its work for a bootloader that does not count. Raw NAND and
-// UBI volumes are not supported.
+// good too, or a kernel was started by kexec, Probe may not see that U-Boot counts, and
+// of a kernel without U-Boot it says that it does not. Raw NAND and UBI volumes are not
+// supported. A place that is wrong, and not damaged, is written over like a damaged one.
 //
 // Two variables are this package's own, and the boot script must keep them, as a
 // saveenv does: interlock_try, the slot last given to Try; and interlock_probe, what
-// was seen of the bootloader at which boot.
+// was seen of the bootloader, with how many starts a good slot had, and at which boot.
 package uboot
 
 import (
@@ -209,15 +210,20 @@ func (s *Slots) MarkGood(ctx context.Context) error {
 func (s *Slots) change(id string, running int, do func(*Env) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.env.update(func(e *Env, whole bool) error {
+	return s.env.update(func(e, older *Env, whole bool) error {
 		was := e.clone()
 		if err := do(e); err != nil {
 			return err
 		}
-		if _, at := seen(was); e.same(was) && whole && at != "" {
+		loses := false // the older copy, which is made the same as this one
+		if older != nil {
+			o := older.clone()
+			loses = do(o) == nil && !o.same(older)
+		}
+		if _, at, _ := seen(was); e.same(was) && whole && at != "" && !loses {
 			return nil
 		}
-		return remember(s.scheme, e, was, running, id, whole)
+		return remember(s.scheme, e, was, older, running, id, whole)
 	})
 }
 
@@ -233,7 +239,7 @@ func (s *Slots) Probe(ctx context.Context) (ota.Rollback, error) {
 	if err != nil {
 		return ota.Rollback{}, fmt.Errorf("find out whether U-Boot comes back: %w", err)
 	}
-	r := probe(s.scheme, c.env[c.newest], running, b.ID, c.whole(len(s.cfg.Env)))
+	r := probe(s.scheme, c.env[c.newest], c.older(), running, b.ID, c.whole(len(s.cfg.Env)))
 	if len(s.cfg.Env) == 1 {
 		r.Why += "; the environment has a single copy, which a power cut while it is written destroys"
 	}
