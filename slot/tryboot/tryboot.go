@@ -411,10 +411,14 @@ func (s *Slots) Probe(context.Context) (ota.Rollback, error) {
 		return is(ota.RollbackBroken, "the firmware does not say what it has booted: %v", err)
 	}
 	a, err := s.autoboot()
+	st, _ := s.load() // a damaged one proves nothing
 	if err != nil {
+		// MarkGood repairs it, and it is not asked again after that.
+		if c, copyErr := parse(st.Autoboot); copyErr == nil && c.check(s.cfg.Partitions) == nil {
+			return is(ota.RollbackUnknown, "autoboot.txt was damaged at this start, and there is a copy to repair it from: %v", err)
+		}
 		return is(ota.RollbackBroken, "the firmware has no two slots to choose from: %v", err)
 	}
-	st, _ := s.load() // a damaged one proves nothing
 	switch {
 	case r.flagged && a.trial == r.partition:
 		return is(ota.RollbackProven, "the firmware tries slot %s now, and boots slot %s next", r.Slot, r.Other)
