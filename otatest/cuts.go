@@ -97,7 +97,7 @@ type Options struct {
 	// rot and sectors that cannot be read.
 	Weak bool
 	// Unsealed is for boot control without a checksum: a bit that rots there may change
-	// which whole image boots.
+	// which whole image boots. Where one of the two does not come up, it is spared that.
 	Unsealed bool
 	// Fragile is for boot control without a checksum or a second copy that can leave the
 	// device dead when a bit rots in it: there is nothing to be shown, and none does.
@@ -223,12 +223,17 @@ func (m *matrix) ways(at int) (cuts []Cut) {
 		}
 	}
 	for _, where := range []Where{InRecord, InControl, InSlot} {
-		if (m.opt.Weak || m.opt.Fragile) && where == InControl {
+		if where == InControl && (m.opt.Weak || m.opt.Fragile || m.opt.Unsealed && m.dud()) {
 			continue
 		}
 		cuts = append(cuts, Cut{At: at, How: Rotten, Where: where, Seed: uint64(at)})
 	}
 	return cuts
+}
+
+// dud reports whether one of the images does not come up.
+func (m *matrix) dud() bool {
+	return slices.ContainsFunc(m.base.Known, func(f Firmware) bool { return !f.Boots })
 }
 
 // again returns the n-th second cut: at effect at, in one way after the other, and in

@@ -486,7 +486,7 @@ func (s *Source) Report(_ context.Context, r ota.Report) error {
 				break
 			}
 		}
-		if err != nil || c.Running.Version != r.Version {
+		if err != nil || c.Running.Version != r.Version && !d.astray {
 			d.fault("success of %s was reported, and power cuts then boot %q: %v", r.Version, c.Running.Version, err)
 		}
 	}
