@@ -454,6 +454,41 @@ func TestConfigErrors(t *testing.T) {
 	}
 }
 
+// parted is a fake of a file system whose devices are parts of disks.
+type parted struct {
+	durable.FS
+	parts map[string]durable.Extent
+}
+
+func (p parted) Extent(name string) durable.Extent { return p.parts[name] }
+
+// TestPartsOfADisk refuses an environment inside of a slot's partition, and two slots
+// in one place, whatever they are called.
+func TestPartsOfADisk(t *testing.T) {
+	v := newDevice(t, uboottest.Backend{})
+	const mib = 1 << 20
+	cfg := v.Config(v.boot)
+	disk := v.Places()[0].Path
+	cfg.Env = []uboot.Place{{Path: disk, Offset: 4 * mib, Size: 8192}, {Path: disk, Offset: 4*mib + 8192, Size: 8192}}
+	slots := cfg.Components["controller"]
+	for _, tt := range []struct {
+		name, want string
+		a, b       durable.Extent
+	}{
+		{"behind the environment", "", durable.Extent{Disk: "179:0", Start: 5 * mib, Size: mib}, durable.Extent{Disk: "179:0", Start: 6 * mib, Size: mib}},
+		{"on another disk", "", durable.Extent{Disk: "8:0", Size: 6 * mib}, durable.Extent{Disk: "179:0", Start: 6 * mib, Size: mib}},
+		{"over a copy", "copy 1 of the environment at 0x402000", durable.Extent{Disk: "179:0", Start: 4*mib + 8192, Size: mib}, durable.Extent{Disk: "179:0", Start: 6 * mib, Size: mib}},
+		{"the disk itself", "copy 0 of the environment", durable.Extent{Disk: "8:0", Size: mib}, durable.Extent{Disk: "179:0", Size: 64 * mib}},
+		{"one in the other", "slot A of component controller", durable.Extent{Disk: "8:0", Size: 8 * mib}, durable.Extent{Disk: "8:0", Start: 4 * mib, Size: mib}},
+		{"not known", "", durable.Extent{}, durable.Extent{}},
+	} {
+		_, err := uboot.OpenOn(parted{v.disk, map[string]durable.Extent{disk: {Disk: "179:0", Size: 64 * mib}, slots[0]: tt.a, slots[1]: tt.b}}, cfg)
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "same place")) {
+			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
+		}
+	}
+}
+
 func TestErrorsOfTheKernel(t *testing.T) {
 	v := newDevice(t, uboottest.Backend{})
 	lost := errors.New("no such file")

@@ -110,12 +110,14 @@ func open(fsys durable.FS, cfg Config) (*Slots, error) {
 		return nil, err
 	}
 	reserved := map[string]string{}
+	var ranges []pair.Range
 	for i, p := range cfg.Env {
+		ranges = append(ranges, pair.Range{What: fmt.Sprintf("copy %d of the environment", i), Path: p.Path, Offset: p.Offset, Size: p.Size})
 		if i == 0 || p.Path != cfg.Env[0].Path {
 			reserved[fmt.Sprintf("copy %d of the environment", i)] = p.Path
 		}
 	}
-	p, err := pair.New(fsys, pair.Config{Names: cfg.Names, Components: cfg.Components, Capacity: cfg.Capacity, Reserved: reserved})
+	p, err := pair.New(fsys, pair.Config{Names: cfg.Names, Components: cfg.Components, Capacity: cfg.Capacity, Reserved: reserved, Ranges: ranges})
 	if err != nil {
 		return nil, err
 	}

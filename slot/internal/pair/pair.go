@@ -40,6 +40,17 @@ type Config struct {
 	// Reserved lists other places of the device, by what they are for messages,
 	// that no slot may share: the boot control.
 	Reserved map[string]string
+
+	// Ranges lists those of them that are a part of a disk, which a slot may lie on,
+	// too.
+	Ranges []Range
+}
+
+// Range is Size bytes at Offset of a file or block device.
+type Range struct {
+	What         string // for messages
+	Path         string
+	Offset, Size int64
 }
 
 // Pair is the two slots. Its methods may be called from any goroutine.
@@ -57,7 +68,10 @@ func New(fsys durable.FS, cfg Config) (*Pair, error) {
 	if err := p.check(); err != nil {
 		return nil, err
 	}
-	return p, p.distinct()
+	if err := p.distinct(); err != nil {
+		return nil, err
+	}
+	return p, p.apart()
 }
 
 func (p *Pair) check() error {
@@ -114,6 +128,32 @@ func (p *Pair) distinct() error {
 			}
 		}
 		seen = append(seen, place{path, info})
+	}
+	return nil
+}
+
+// apart refuses block devices that are the same bytes of one disk: by another name,
+// or because one is the disk and the other its partition. It sees only what the
+// system tells.
+func (p *Pair) apart() error {
+	type part struct {
+		what string
+		durable.Extent
+	}
+	var seen []part
+	for _, r := range p.cfg.Ranges {
+		seen = append(seen, part{fmt.Sprintf("%s at %#x of %s", r.What, r.Offset, r.Path), durable.Part(p.fsys, r.Path, r.Offset, r.Size)})
+	}
+	for _, name := range p.Components() {
+		for i, path := range p.cfg.Components[name] {
+			slot := part{fmt.Sprintf("slot %s of component %s in %s", p.cfg.Names[i], name, path), durable.Whole(p.fsys, path)}
+			for _, s := range seen {
+				if s.Overlaps(slot.Extent) {
+					return fmt.Errorf("%s and %s are in the same place of the disk", s.what, slot.what)
+				}
+			}
+			seen = append(seen, slot)
+		}
 	}
 	return nil
 }
