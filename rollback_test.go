@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -145,6 +146,40 @@ func TestNoReturnIsReportedOnce(t *testing.T) {
 			t.Errorf("%d reports: %s", len(got), strings.Join(got, "\n"))
 		}
 	}, v101, v102)
+}
+
+// Firmware that the device could not leave is kept, although the bootloader still
+// calls it a trial: more restarts would not help.
+func TestNoReturnIsNoTrialForEver(t *testing.T) {
+	broken := otatest.NewFirmware("1.0.1", 21000, true, false)
+	device(t, func(t *testing.T, d *otatest.Device) {
+		var marks []ota.State
+		restarts, left := 0, false
+		configure(d, func(c *ota.Config) {
+			slots := c.Slots
+			stuck := func() bool { return d.Running.Version == "1.0.1" }
+			c.Slots = bootloader{marks: &marks, trial: stuck() && !left, state: func() ota.State {
+				left = left || stuck()
+				return d.Manager().Snapshot().State
+			}, Slots: &wrapped{Slots: slots,
+				try: func(next func() error) error {
+					if stuck() {
+						return slots.MarkGood(t.Context())
+					}
+					return next()
+				},
+				reboot: func(next func() error) error {
+					if stuck() {
+						restarts++
+					}
+					return next()
+				}}}
+		})
+		live(t, d)
+		if want := []ota.State{ota.Idle, ota.Idle}; !slices.Equal(marks, want) || restarts != 3 {
+			t.Errorf("marked good in states %q after %d restarts, want %q after 3", marks, restarts, want)
+		}
+	}, broken)
 }
 
 // A failing restart out of a failed trial is not tried, and written, every second.

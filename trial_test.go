@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -248,9 +249,16 @@ func TestStagedSlotBootedByHandIsOnTrial(t *testing.T) {
 			t.Fatal(err)
 		}
 		powerCycle(t, d, otatest.KeepAll)
+		var marks []ota.State
+		configure(d, func(c *ota.Config) {
+			c.Slots = bootloader{Slots: c.Slots, marks: &marks, state: func() ota.State { return d.Manager().Snapshot().State }}
+		})
 		live(t, d)
 		wantRunning(t, d, "1.0.1")
 		wantReport(t, d, ota.Succeeded, ota.ErrNone, "")
+		if want := []ota.State{ota.Trial}; !slices.Equal(marks, want) {
+			t.Errorf("marked good in states %q, want %q: nothing before it is proven", marks, want)
+		}
 	})
 }
 
