@@ -287,9 +287,13 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 func (a *Agent) pushTo(ctx context.Context, h *https.Source) {
+	head := a.head()
+	if head.Slot == "" && head.Reason == "" {
+		return // nobody has looked yet at what is booted; a device that runs nothing is no news
+	}
 	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
 	defer cancel()
-	if err := h.Status(ctx, api.StatusUpdate{Head: a.head()}); err != nil {
+	if err := h.Status(ctx, api.StatusUpdate{Head: head}); err != nil {
 		a.log.Debug("tell the server the status", "error", err)
 	}
 }

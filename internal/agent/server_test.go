@@ -112,7 +112,12 @@ func TestFleet(t *testing.T) {
 	s.config += "check_interval: 24h # the server wants one every two seconds\n"
 	s.setSoC(22)
 	a, stop := s.start()
-	f.device("the device", func(d api.DeviceDetail) bool { return d.Version == "1.0.0" })
+	f.device("the device", func(d api.DeviceDetail) bool {
+		if d.Version == "" || d.Slot == "" {
+			t.Error("the server was told that the device runs nothing")
+		}
+		return d.Version == "1.0.0"
+	})
 
 	s.publish("1.0.1", firmware("1.0.1", "", mib)) // makes the bundle
 	b, err := os.ReadFile(filepath.Join(s.dir, "1.0.1.bundle"))
