@@ -395,6 +395,9 @@ func judgeReports(d *Device, sc Scenario, s ota.Snapshot, base *Device) error {
 		if slices.Contains(ids, r.ID) {
 			continue // delivered again, and known by its ID
 		}
+		if _, ok := d.Backend.(Impatient); ok && r.Result == ota.Lost && len(ids) > before {
+			continue // starts that were cut off before the agent ran ended in the other slot, and it says so
+		}
 		ids = append(ids, r.ID)
 		if !d.faulty && !slices.Contains(sc.Results, r.Result) {
 			return fmt.Errorf("reported %q (%s), want one of %q", r.Result, r.Reason, sc.Results)

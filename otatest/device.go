@@ -102,7 +102,7 @@ type Packer interface {
 
 // Impatient is a [Backend] whose bootloader leaves even a slot that was marked good if
 // it is not told so again at its first start. A report of success does not have to
-// survive two starts without an agent there.
+// survive two starts without an agent there, and may be followed by one of the loss.
 type Impatient interface{ Impatient() }
 
 // A Boot is what the kernel knows of one: the slot that [Backend.PowerOn] returned,
