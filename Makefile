@@ -5,7 +5,7 @@ BIN := bin
 FUZZTIME ?= 60s
 export CGO_ENABLED ?= 0
 
-.PHONY: all demo test cuts fuzz vm bench bench-install cross clean
+.PHONY: all demo test cuts mutants fuzz vm bench bench-install cross clean
 all:
 	$(GO) build -trimpath -o $(BIN)/ ./cmd/...
 
@@ -22,12 +22,16 @@ test:
 	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m -skip '^Test(Matrix|Mutants)$$' ./...
 	$(GO) test -c -o $(BIN)/cuts.test ./otatest && $(BIN)/cuts.test -test.run '^TestMatrix$$'
-	$(GO) test -timeout 20m ./internal/mutants
+	$(GO) test -count 1 -timeout 20m ./internal/mutants
 	$(MAKE) cross
 
 cuts:
 	$(GO) test -c -o $(BIN)/cuts.test ./otatest
 	$(BIN)/cuts.test -test.run '^TestMatrix$$' -test.timeout 2h -cuts
+
+mutants: export INTERLOCK_TOOLS = 1
+mutants:
+	$(GO) test -count 1 -v -timeout 2h ./internal/mutants -mutants
 
 fuzz:
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz
