@@ -49,7 +49,7 @@ type size struct {
 }
 
 var sizes = []size{
-	{"one", 8, otatest.Options{Step: 13}, otatest.Options{Step: 1}},
+	{"one", 8, otatest.Options{Step: 15}, otatest.Options{Step: 1}},
 	{"two", 2, otatest.Options{Step: 17, Second: 251}, otatest.Options{Step: 1, Second: 67}},
 	// The second cut at every effect after every first, on one backend.
 	{"pairs", 1, otatest.Options{Step: 1009, Second: 1}, otatest.Options{Step: 1, Second: 1}},
