@@ -104,10 +104,22 @@ func FuzzFlash(f *testing.F) {
 		if errors.Is(err, esp32test.ErrLoop) {
 			got, err = "", nil
 		}
-		if err != nil || got != claim.Next {
+		if err != nil || got != claim.Next && !refused(m, claim, got) {
 			t.Errorf("we say %q, the bootloader starts %q (%v): %+v", claim.Next, got, err, claim)
 		}
 	})
+}
+
+// refused reports whether the model has started an image that we refuse, for
+// example because of the addresses of its segments, which the model does not know. To
+// refuse more than the bootloader is safe; to claim what it does not start is not.
+func refused(m *memory, b *esp32.BootState, label string) bool {
+	p, ok := b.Table.Label(label)
+	if !ok {
+		return false
+	}
+	_, err := image.Verify(bytes.NewReader(m.b[p.Offset:p.Offset+p.Size]), int64(p.Size), image.Options{})
+	return err != nil
 }
 
 // exercise does everything that there is; errors are fine.
