@@ -124,7 +124,8 @@ func (r *run) read(off, n int64) []byte {
 func (r *run) loadTable() error {
 	t := r.read(r.b.Table, 0xC00)
 	for ; len(t) >= 32 && t[0] == 0xAA && t[1] == 0x50; t = t[32:] {
-		p := part{string(bytes.TrimRight(t[12:28], "\x00")), int64(binary.LittleEndian.Uint32(t[4:])), int64(binary.LittleEndian.Uint32(t[8:]))}
+		label, _, _ := bytes.Cut(t[12:28], []byte{0})
+		p := part{string(label), int64(binary.LittleEndian.Uint32(t[4:])), int64(binary.LittleEndian.Uint32(t[8:]))}
 		switch typ, sub := t[2], t[3]; {
 		case typ == 0 && sub == 0:
 			r.p.factory = p
