@@ -43,6 +43,11 @@ func readLayout(r io.ReaderAt, cfg Config) (l layout, err error) {
 		}
 		l.factory = &p
 	}
+	for i, name := range l.names() {
+		if name == "" {
+			return l, fmt.Errorf("%w: application partition %d of the table has no label, and slots are named by theirs", ota.ErrIncompatible, i)
+		}
+	}
 	return l, nil
 }
 
