@@ -229,11 +229,5 @@ func (s *Slots) prepare(ctx context.Context, i int) error {
 
 // Reboot implements [ota.Slots].
 func (s *Slots) Reboot(ctx context.Context) error {
-	if s.cfg.Restart == nil {
-		return fmt.Errorf("restart the chip: %w: Config.Restart is not set", errors.ErrUnsupported)
-	}
-	if err := s.cfg.Restart(ctx); err != nil {
-		return fmt.Errorf("restart the chip: %w", err)
-	}
-	return nil
+	return pair.Restart(ctx, s.cfg.Restart)
 }

@@ -226,13 +226,7 @@ func (s *Slots) MarkGood(ctx context.Context) error {
 
 // Reboot implements [ota.Slots].
 func (s *Slots) Reboot(ctx context.Context) error {
-	if s.cfg.Restart == nil {
-		return fmt.Errorf("restart the device: %w: Config.Restart is not set", errors.ErrUnsupported)
-	}
-	if err := s.cfg.Restart(ctx); err != nil {
-		return fmt.Errorf("restart the device: %w", err)
-	}
-	return nil
+	return pair.Restart(ctx, s.cfg.Restart)
 }
 
 func other(slot byte) byte {

@@ -2,7 +2,6 @@ package sdboot
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/interlock-energy/ota"
@@ -211,11 +210,5 @@ func (s *Slots) version(running int, all [2][]entry) (version int, first bool) {
 
 // Reboot implements [ota.Slots].
 func (s *Slots) Reboot(ctx context.Context) error {
-	if s.cfg.Restart == nil {
-		return fmt.Errorf("restart the device: %w: no Restart is given", errors.ErrUnsupported)
-	}
-	if err := s.cfg.Restart(ctx); err != nil {
-		return fmt.Errorf("restart the device: %w", err)
-	}
-	return nil
+	return pair.Restart(ctx, s.cfg.Restart)
 }

@@ -250,11 +250,5 @@ func (s *Slots) Probe(ctx context.Context) (ota.Rollback, error) {
 
 // Reboot implements [ota.Slots].
 func (s *Slots) Reboot(ctx context.Context) error {
-	if s.cfg.Restart == nil {
-		return fmt.Errorf("restart the device: %w: Config.Restart is not set", errors.ErrUnsupported)
-	}
-	if err := s.cfg.Restart(ctx); err != nil {
-		return fmt.Errorf("restart the device: %w", err)
-	}
-	return nil
+	return pair.Restart(ctx, s.cfg.Restart)
 }

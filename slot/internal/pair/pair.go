@@ -10,6 +10,7 @@ package pair
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -218,6 +219,17 @@ func (p *Pair) Holds(slot string) bool {
 		}
 	}
 	return true
+}
+
+// Restart is Reboot of an [ota.Slots], with what a device has for it; nil is an error.
+func Restart(ctx context.Context, restart func(context.Context) error) error {
+	if restart == nil {
+		return fmt.Errorf("restart the device: %w: Config.Restart is not set", errors.ErrUnsupported)
+	}
+	if err := restart(ctx); err != nil {
+		return fmt.Errorf("restart the device: %w", err)
+	}
+	return nil
 }
 
 // FlashError gives an error of the medium its code: [ota.ErrInsufficientSpace] or
