@@ -249,7 +249,7 @@ func (m mutant) noticed(t *testing.T, root string) (by string, ok bool, built, t
 	}
 	binary, built := build(t, root, m.pkg, map[string]string{path: over})
 	out, passed, tested := test(t, binary, filepath.Join(root, m.pkg), m.run)
-	if passed && strings.Contains(out, "--- SKIP") {
+	if passed && strings.Contains(out, "--- SKIP") && os.Getenv("INTERLOCK_TOOLS") != "1" {
 		t.Skipf("NOT TESTED: a part of %s %s was skipped, as it says:\n%s", m.pkg, m.run, out)
 	}
 	if passed {
