@@ -43,8 +43,8 @@ func TestSpecBESSErrorCodes(t *testing.T) {
 			}
 		})},
 		{"INCOMPATIBLE_VERSION", -8, "incompatible firmware version", offer(func(d *otatest.Device) { d.Source.Change = func(m *ota.Manifest) { m.Product = "toaster" } })},
-		{"BATTERY_LOW", -9, "battery too low for update", install(battery(bms.Reading{SoC: 22, TemperatureMin: 20, TemperatureMax: 25}))},
-		{"BMS_UNSAFE", -10, "BMS reports unsafe condition", install(battery(bms.Reading{SoC: 80, TemperatureMin: 20, TemperatureMax: 47}))},
+		{"BATTERY_LOW", -9, "battery too low for update", install(battery(bms.Measured(22, 20, 25, 0, time.Now())))},
+		{"BMS_UNSAFE", -10, "BMS reports unsafe condition", install(battery(bms.Measured(80, 20, 47, 0, time.Now())))},
 		{"INTERNAL", -100, "internal error", func(*testing.T) error { return errors.New("anything else") }},
 	} {
 		t.Run("OTA_ERR_"+row.name, func(t *testing.T) {
@@ -172,10 +172,10 @@ func TestSpecBESSConfigurationParameters(t *testing.T) {
 		no, yes bms.Reading
 		code    ota.ErrorCode
 	}{
-		{"min_soc default 30%", bms.Reading{SoC: 29.9, TemperatureMin: 20, TemperatureMax: 25}, bms.Reading{SoC: 30, TemperatureMin: 20, TemperatureMax: 25}, ota.ErrBatteryLow},
-		{"max_temperature default 45°C", bms.Reading{SoC: 80, TemperatureMin: 20, TemperatureMax: 45.1}, bms.Reading{SoC: 80, TemperatureMin: 20, TemperatureMax: 45}, ota.ErrBMSUnsafe},
-		{"min_temperature default 0°C", bms.Reading{SoC: 80, TemperatureMin: -0.1, TemperatureMax: 25}, bms.Reading{SoC: 80, TemperatureMin: 0, TemperatureMax: 25}, ota.ErrBMSUnsafe},
-		{"max_current default 10A", bms.Reading{SoC: 80, TemperatureMin: 20, TemperatureMax: 25, Current: -10.1}, bms.Reading{SoC: 80, TemperatureMin: 20, TemperatureMax: 25, Current: 10}, ota.ErrBMSUnsafe},
+		{"min_soc default 30%", bms.Measured(29.9, 20, 25, 0, time.Now()), bms.Measured(30, 20, 25, 0, time.Now()), ota.ErrBatteryLow},
+		{"max_temperature default 45°C", bms.Measured(80, 20, 45.1, 0, time.Now()), bms.Measured(80, 20, 45, 0, time.Now()), ota.ErrBMSUnsafe},
+		{"min_temperature default 0°C", bms.Measured(80, -0.1, 25, 0, time.Now()), bms.Measured(80, 0, 25, 0, time.Now()), ota.ErrBMSUnsafe},
+		{"max_current default 10A", bms.Measured(80, 20, 25, -10.1, time.Now()), bms.Measured(80, 20, 25, 10, time.Now()), ota.ErrBMSUnsafe},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			device(t, func(t *testing.T, d *otatest.Device) {

@@ -141,6 +141,8 @@ type Signal struct {
 	Value float64   `json:"value"`          //
 	Unit  string    `json:"unit,omitempty"` // for example %
 	At    time.Time `json:"at,omitzero"`    // when it was measured
+
+	Source string `json:"source,omitempty"` // who says so, for people
 }
 
 func (r *Refusal) Error() string { return "not now: " + r.Reason }

@@ -22,81 +22,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 	"time"
 
 	"github.com/interlock-energy/ota"
 )
-
-// Reading is what a battery management system says at one moment. NaN in a
-// number means that it is not available.
-type Reading struct {
-	SoC            float64   // state of charge in %, 0 to 100
-	TemperatureMin float64   // of the coldest place in °C, -60 to 120
-	TemperatureMax float64   // of the hottest place in °C, -60 to 120
-	Current        float64   // A, within ±10,000; signed, but only the magnitude decides
-	At             time.Time // when it was measured; zero: not known
-	Valid          bool      // false: the system itself does not vouch for these values
-	Source         string    // where it comes from, for people
-}
-
-// A Reader returns the present reading. It should answer in milliseconds and
-// must respect ctx; package gate's Timeout guards against one that does not. An
-// error means that nothing is known.
-type Reader func(ctx context.Context) (Reading, error)
-
-// Thresholds are the device's own limits. All of them are meant as they stand,
-// zero too, so start from [Default] and change what differs.
-type Thresholds struct {
-	MinSoC         float64       // %, 0 to 100; this much is enough
-	MaxTemperature float64       // °C, -60 to 120; this much is not too much
-	MinTemperature float64       // °C, -60 to 120, not above MaxTemperature
-	MaxCurrent     float64       // A, 0 to 10,000, magnitude
-	MaxAge         time.Duration // of a reading, above 0 to 5 min
-}
-
-// Default returns the thresholds of the OTA manager's specification: at least
-// 30 %, 0 to 45 °C, at most 10 A. The age of at most 5 s is ours.
-func Default() Thresholds {
-	return Thresholds{MinSoC: 30, MaxTemperature: 45, MinTemperature: 0, MaxCurrent: 10, MaxAge: 5 * time.Second}
-}
-
-// What a reading can plausibly be. Outside of it a sensor or a scale is wrong,
-// and then nothing else in the reading is worth much either.
-const (
-	lowestTemperature  = -60.0  // °C
-	highestTemperature = 120.0  // °C
-	highestCurrent     = 10_000 // A
-	longestAge         = 5 * time.Minute
-	aheadAtMost        = time.Second // of our clock; readings of another machine differ by a little
-)
-
-// Validate reports what is wrong with t. The zero Thresholds are not valid.
-func (t Thresholds) Validate() error {
-	for _, v := range []struct {
-		name        string
-		value       float64
-		least, most float64
-		unit        string
-	}{
-		{"minimum state of charge", t.MinSoC, 0, 100, "%"},
-		{"maximum temperature", t.MaxTemperature, lowestTemperature, highestTemperature, "°C"},
-		{"minimum temperature", t.MinTemperature, lowestTemperature, highestTemperature, "°C"},
-		{"maximum current", t.MaxCurrent, 0, highestCurrent, "A"},
-	} {
-		if !(v.value >= v.least && v.value <= v.most) { // written so that NaN is refused
-			return fmt.Errorf("thresholds: %s is %v %s, want %v to %v", v.name, v.value, v.unit, v.least, v.most)
-		}
-	}
-	if t.MinTemperature > t.MaxTemperature {
-		return fmt.Errorf("thresholds: minimum temperature %v °C is above maximum temperature %v °C", t.MinTemperature, t.MaxTemperature)
-	}
-	if t.MaxAge <= 0 || t.MaxAge > longestAge {
-		return fmt.Errorf("thresholds: maximum age is %v, want above 0 to %v; start from bms.Default", t.MaxAge, longestAge)
-	}
-	return nil
-}
 
 // Guard asks a [Reader] and decides. Its methods may be called from any
 // goroutine. The zero Guard refuses.
@@ -107,6 +37,21 @@ type Guard struct {
 	thresholds Thresholds
 	last       Reading
 	lastErr    error
+
+	// Decided, if set before the first question, is told of every answer of Gate
+	// before it is given.
+	Decided func(Decision)
+}
+
+// Decision is an answer of [Guard.Gate], with everything that it rests on.
+type Decision struct {
+	At         time.Time
+	Moment     ota.Moment
+	Release    *ota.Manifest // may be nil
+	Reading    Reading
+	Error      error // there was no reading
+	Thresholds Thresholds
+	Verdict    error // nil: yes; or a [*ota.Refusal]
 }
 
 var errNothingYet = errors.New("read the battery: not asked yet")
@@ -125,17 +70,28 @@ func New(read Reader, t Thresholds) (*Guard, error) {
 // Gate is an [ota.Gate]. It reads the battery every time it is asked, also if
 // the answer before is only milliseconds old, and returns nil or a
 // [*ota.Refusal] with [ota.ErrBatteryLow] or [ota.ErrBMSUnsafe].
-func (g *Guard) Gate(ctx context.Context, m *ota.Manifest, _ ota.Moment) error {
-	r, err := g.ask(ctx)
-	now := time.Now() // after reading, so that a slow reader counts as age
-	g.mu.Lock()
-	g.last, g.lastErr = r, err
-	t := g.thresholds
-	g.mu.Unlock()
+func (g *Guard) Gate(ctx context.Context, m *ota.Manifest, at ota.Moment) error {
+	r, err := g.Read(ctx)
+	d := Decision{At: time.Now(), Moment: at, Release: m, Reading: r, Error: err, Thresholds: g.Thresholds()} // the time is after reading, so that a slow reader counts as age
 	if err != nil {
-		return &ota.Refusal{Code: ota.ErrBMSUnsafe, Reason: err.Error()}
+		d.Verdict = &ota.Refusal{Code: ota.ErrBMSUnsafe, Reason: err.Error()}
+	} else {
+		d.Verdict = Decide(r, d.Thresholds, m, d.At)
 	}
-	return Decide(r, t, m, now)
+	if g.Decided != nil {
+		g.Decided(d)
+	}
+	return d.Verdict
+}
+
+// Read reads the battery, as Gate does. What is read for display should be read
+// here, because what changes between two readings, and what does not, is judged too.
+func (g *Guard) Read(ctx context.Context) (Reading, error) {
+	r, err := g.ask(ctx)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.last, g.lastErr = r, err
+	return r, err
 }
 
 func (g *Guard) ask(ctx context.Context) (r Reading, err error) {
@@ -178,31 +134,4 @@ func (g *Guard) Last() (Reading, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.last, g.lastErr
-}
-
-// signals returns what can be told of r. JSON knows no NaN, and a status that
-// cannot be encoded would be lost, so values that are no numbers are left out.
-func (r Reading) signals() []ota.Signal {
-	var out []ota.Signal
-	for _, s := range []ota.Signal{
-		{Name: "soc", Value: r.SoC, Unit: "%"},
-		{Name: "temperature_min", Value: r.TemperatureMin, Unit: "°C"},
-		{Name: "temperature_max", Value: r.TemperatureMax, Unit: "°C"},
-		{Name: "current", Value: r.Current, Unit: "A"},
-	} {
-		if !math.IsNaN(s.Value) && !math.IsInf(s.Value, 0) {
-			s.At = sendable(r.At)
-			out = append(out, s)
-		}
-	}
-	return out
-}
-
-// sendable returns t as JSON can carry it, without the monotonic clock, which
-// means nothing elsewhere, or the zero time if its year has not four digits.
-func sendable(t time.Time) time.Time {
-	if t = t.Round(0).UTC(); t.Year() < 0 || t.Year() > 9999 {
-		return time.Time{}
-	}
-	return t
 }

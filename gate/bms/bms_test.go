@@ -23,17 +23,19 @@ var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // good is a reading that the default thresholds allow.
 func good() bms.Reading {
-	return bms.Reading{SoC: 62.5, TemperatureMin: 21, TemperatureMax: 24.5, Current: -1.2, At: now, Valid: true, Source: "test"}
+	r := bms.Measured(62.5, 21, 24.5, -1.2, now)
+	r.Source = "test"
+	return r
 }
 
 func TestDecide(t *testing.T) {
 	nan, inf := math.NaN(), math.Inf(1)
 	f := func(v float64) *float64 { return &v }
 	type change func(*bms.Reading)
-	soc := func(v float64) change { return func(r *bms.Reading) { r.SoC = v } }
-	coldest := func(v float64) change { return func(r *bms.Reading) { r.TemperatureMin = v } }
-	hottest := func(v float64) change { return func(r *bms.Reading) { r.TemperatureMax = v } }
-	current := func(v float64) change { return func(r *bms.Reading) { r.Current = v } }
+	soc := func(v float64) change { return func(r *bms.Reading) { r.Set(bms.SoC, v) } }
+	coldest := func(v float64) change { return func(r *bms.Reading) { r.Set(bms.TemperatureMin, v) } }
+	hottest := func(v float64) change { return func(r *bms.Reading) { r.Set(bms.TemperatureMax, v) } }
+	current := func(v float64) change { return func(r *bms.Reading) { r.Set(bms.Current, v) } }
 	at := func(v time.Time) change { return func(r *bms.Reading) { r.At = v } }
 	age := func(d time.Duration) change { return at(now.Add(-d)) }
 
@@ -92,12 +94,12 @@ func TestDecide(t *testing.T) {
 		{"from very long ago", at(time.Date(-200000, 1, 1, 0, 0, 0, 0, time.UTC)), ota.Limits{}, unsafe, "the reading of test is 2562047h47m16.854775807s old, want at most 5s"},
 		{"not valid", func(r *bms.Reading) { r.Valid = false }, ota.Limits{}, unsafe, "the reading of test is marked as not valid"},
 		{"nothing at all", func(r *bms.Reading) { *r = bms.Reading{} }, ota.Limits{}, unsafe,
-			"the reading is marked as not valid; the reading has no time; state of charge 0.0 %, want at least 30 %"},
+			"the reading is marked as not valid; the reading has no time; state of charge is not available; lowest temperature is not available; highest temperature is not available; current is not available"},
 
-		{"all that is wrong is named", func(r *bms.Reading) { r.SoC, r.TemperatureMin, r.TemperatureMax, r.Current = 22, -5, 50, -80 }, ota.Limits{}, unsafe,
+		{"all that is wrong is named", func(r *bms.Reading) { *r = bms.Measured(22, -5, 50, -80, now) }, ota.Limits{}, unsafe,
 			"state of charge 22.0 %, want at least 30 %; lowest temperature -5.0 °C, want at least 0 °C; " +
 				"highest temperature 50.0 °C, want at most 45 °C; current -80.0 A, want at most 10 A in either direction"},
-		{"low and stale is unsafe", func(r *bms.Reading) { r.SoC = 22; r.At = now.Add(-time.Minute) }, ota.Limits{}, unsafe,
+		{"low and stale is unsafe", func(r *bms.Reading) { r.Set(bms.SoC, 22); r.At = now.Add(-time.Minute) }, ota.Limits{}, unsafe,
 			"the reading of test is 1m0s old, want at most 5s; state of charge 22.0 %, want at least 30 %"},
 
 		{"stricter release, SoC", soc(39.9), ota.Limits{MinSoC: f(40)}, low, "state of charge 39.9 %, want at least 40 % for release 1.2.0"},
@@ -143,15 +145,16 @@ func TestDecide(t *testing.T) {
 
 func TestDecideSignals(t *testing.T) {
 	r := good()
-	r.SoC, r.TemperatureMax = 22, math.NaN()
+	r.Set(bms.SoC, 22)
+	r.Set(bms.TemperatureMax, math.NaN())
 	var refusal *ota.Refusal
 	if err := bms.Decide(r, bms.Default(), nil, now); !errors.As(err, &refusal) {
 		t.Fatalf("got %v, want a refusal", err)
 	}
 	want := []ota.Signal{
-		{Name: "soc", Value: 22, Unit: "%", At: now},
-		{Name: "temperature_min", Value: 21, Unit: "°C", At: now},
-		{Name: "current", Value: -1.2, Unit: "A", At: now},
+		{Name: "soc", Value: 22, Unit: "%", At: now, Source: "test"},
+		{Name: "temperature_min", Value: 21, Unit: "°C", At: now, Source: "test"},
+		{Name: "current", Value: -1.2, Unit: "A", At: now, Source: "test"},
 	}
 	if diff := cmp.Diff(want, refusal.Signals); diff != "" {
 		t.Errorf("signals (-want +got):\n%s", diff)
@@ -175,8 +178,8 @@ func TestDecideMonotone(t *testing.T) {
 	yes, flips := 0, 0
 	for range 60_000 {
 		coldest := between(-10, 30)
-		r := bms.Reading{SoC: between(10, 100), TemperatureMin: coldest, TemperatureMax: coldest + between(0, 20),
-			Current: between(-15, 15), At: now.Add(-time.Duration(between(-1, 7) * 1e9)), Valid: rng.IntN(20) > 0}
+		r := bms.Measured(between(10, 100), coldest, coldest+between(0, 20), between(-15, 15), now.Add(-time.Duration(between(-1, 7)*1e9)))
+		r.Valid = rng.IntN(20) > 0
 		th := bms.Thresholds{MinSoC: between(0, 60), MinTemperature: between(-20, 10), MaxTemperature: between(20, 60),
 			MaxCurrent: between(0, 20), MaxAge: time.Duration(between(1, 8) * 1e9)}
 		m := ota.Manifest{Limits: ota.Limits{MinSoC: limit(0, 80), MinTemperature: limit(-20, 15), MaxTemperature: limit(15, 60), MaxCurrent: limit(0, 20)}}
@@ -193,13 +196,13 @@ func TestDecideMonotone(t *testing.T) {
 		what := rng.IntN(17)
 		switch what {
 		case 0:
-			r2.SoC -= step()
+			r2.Set(bms.SoC, r2.Value(bms.SoC)-step())
 		case 1:
-			r2.TemperatureMin -= step()
+			r2.Set(bms.TemperatureMin, r2.Value(bms.TemperatureMin)-step())
 		case 2:
-			r2.TemperatureMax += step()
+			r2.Set(bms.TemperatureMax, r2.Value(bms.TemperatureMax)+step())
 		case 3:
-			r2.Current += math.Copysign(step(), r.Current)
+			r2.Set(bms.Current, r2.Value(bms.Current)+math.Copysign(step(), r.Value(bms.Current)))
 		case 4:
 			r2.At = r.At.Add(-time.Duration(step() * 1e9))
 		case 5:
@@ -207,13 +210,13 @@ func TestDecideMonotone(t *testing.T) {
 		case 6:
 			r2.At = time.Time{}
 		case 7:
-			r2.SoC = broken[rng.IntN(3)]
+			r2.Set(bms.SoC, broken[rng.IntN(3)])
 		case 8:
-			r2.TemperatureMin = broken[rng.IntN(3)]
+			r2.Set(bms.TemperatureMin, broken[rng.IntN(3)])
 		case 9:
-			r2.TemperatureMax = broken[rng.IntN(3)]
+			r2.Set(bms.TemperatureMax, broken[rng.IntN(3)])
 		case 10:
-			r2.Current = broken[rng.IntN(3)]
+			r2.Set(bms.Current, broken[rng.IntN(3)])
 		case 11:
 			th2.MinSoC = min(th.MinSoC+step(), 100)
 		case 12:
@@ -257,7 +260,7 @@ func TestThresholdsValidate(t *testing.T) {
 		"default":        {bms.Default(), ""},
 		"zero":           {bms.Thresholds{}, "maximum age is 0s"},
 		"freezing point": {change(func(t *bms.Thresholds) { t.MinTemperature, t.MaxTemperature = -20, 0 }), ""},
-		"all allowed":    {bms.Thresholds{0, 120, -60, 10000, 5 * time.Minute}, ""},
+		"all allowed":    {bms.Thresholds{MinSoC: 0, MaxTemperature: 120, MinTemperature: -60, MaxCurrent: 10000, MaxAge: 5 * time.Minute}, ""},
 		"SoC 100.1":      {change(func(t *bms.Thresholds) { t.MinSoC = 100.1 }), "minimum state of charge is 100.1 %, want 0 to 100"},
 		"SoC NaN":        {change(func(t *bms.Thresholds) { t.MinSoC = math.NaN() }), "minimum state of charge is NaN"},
 		"hot":            {change(func(t *bms.Thresholds) { t.MaxTemperature = 121 }), "maximum temperature is 121 °C"},
@@ -305,8 +308,8 @@ func TestGuard(t *testing.T) {
 		if err := ask(); err != nil {
 			t.Errorf("got %v, want yes", err)
 		}
-		if last, err := g.Last(); err != nil || last.SoC != 62.5 {
-			t.Errorf("Last: got %v, %v", last.SoC, err)
+		if last, err := g.Last(); err != nil || last.Value(bms.SoC) != 62.5 {
+			t.Errorf("Last: got %v, %v", last.Value(bms.SoC), err)
 		}
 
 		slow = 5001 * time.Millisecond // the time that reading takes is age
@@ -319,7 +322,7 @@ func TestGuard(t *testing.T) {
 		if err := ask(); ota.CodeOf(err) != ota.ErrBMSUnsafe || err.Error() != "not now: read the battery: bus is down" {
 			t.Errorf("reader error: got %v", err)
 		}
-		if last, err := g.Last(); err == nil || last != (bms.Reading{}) {
+		if last, err := g.Last(); err == nil || last.Signals != nil {
 			t.Errorf("Last after an error: got %v, %v", last, err)
 		}
 		readErr = context.DeadlineExceeded
@@ -390,7 +393,7 @@ func TestGuardConcurrent(t *testing.T) {
 
 func ExampleNew() {
 	battery := func(context.Context) (bms.Reading, error) {
-		return bms.Reading{SoC: 22, TemperatureMin: 18, TemperatureMax: 23, Current: 0.4, At: time.Now(), Valid: true}, nil
+		return bms.Measured(22, 18, 23, 0.4, time.Now()), nil
 	}
 	guard, err := bms.New(battery, bms.Default())
 	if err != nil {

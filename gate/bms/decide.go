@@ -31,27 +31,28 @@ func Decide(r Reading, t Thresholds, m *ota.Manifest, now time.Time) error {
 	}
 	want := stricter{release: release}
 
-	if v := r.SoC; d.plausible("state of charge", v, 0, 100, "%") {
+	if v := r.Value(SoC); d.plausible("state of charge", v, 0, 100, "%") {
 		if limit, whose := want.atLeast(t.MinSoC, limits.MinSoC); !(v >= limit) {
 			d.no(ota.ErrBatteryLow, "state of charge %s %%, want at least %s %%%s", number(v, limit), exact(limit), whose)
 		}
 	}
-	cold := d.plausible("lowest temperature", r.TemperatureMin, lowestTemperature, highestTemperature, "°C")
+	low, high := r.Value(TemperatureMin), r.Value(TemperatureMax)
+	cold := d.plausible("lowest temperature", low, lowestTemperature, highestTemperature, "°C")
 	if cold {
-		if limit, whose := want.atLeast(t.MinTemperature, limits.MinTemperature); !(r.TemperatureMin >= limit) {
-			d.unsafe("lowest temperature %s °C, want at least %s °C%s", number(r.TemperatureMin, limit), exact(limit), whose)
+		if limit, whose := want.atLeast(t.MinTemperature, limits.MinTemperature); !(low >= limit) {
+			d.unsafe("lowest temperature %s °C, want at least %s °C%s", number(low, limit), exact(limit), whose)
 		}
 	}
-	hot := d.plausible("highest temperature", r.TemperatureMax, lowestTemperature, highestTemperature, "°C")
+	hot := d.plausible("highest temperature", high, lowestTemperature, highestTemperature, "°C")
 	if hot {
-		if limit, whose := want.atMost(t.MaxTemperature, limits.MaxTemperature); !(r.TemperatureMax <= limit) {
-			d.unsafe("highest temperature %s °C, want at most %s °C%s", number(r.TemperatureMax, limit), exact(limit), whose)
+		if limit, whose := want.atMost(t.MaxTemperature, limits.MaxTemperature); !(high <= limit) {
+			d.unsafe("highest temperature %s °C, want at most %s °C%s", number(high, limit), exact(limit), whose)
 		}
 	}
-	if cold && hot && r.TemperatureMin > r.TemperatureMax {
-		d.unsafe("lowest temperature %s °C is above the highest, %s °C", exact(r.TemperatureMin), exact(r.TemperatureMax))
+	if cold && hot && low > high {
+		d.unsafe("lowest temperature %s °C is above the highest, %s °C", exact(low), exact(high))
 	}
-	if v := r.Current; d.plausible("current", v, -highestCurrent, highestCurrent, "A") {
+	if v := r.Value(Current); d.plausible("current", v, -highestCurrent, highestCurrent, "A") {
 		if limit, whose := want.atMost(t.MaxCurrent, limits.MaxCurrent); !(math.Abs(v) <= limit) {
 			d.unsafe("current %s A, want at most %s A in either direction%s", number(v, limit), exact(limit), whose)
 		}
@@ -64,7 +65,7 @@ func Decide(r Reading, t Thresholds, m *ota.Manifest, now time.Time) error {
 	if d.low {
 		code = ota.ErrBatteryLow
 	}
-	return &ota.Refusal{Code: code, Reason: strings.Join(d.reasons, "; "), Signals: r.signals()}
+	return &ota.Refusal{Code: code, Reason: strings.Join(d.reasons, "; "), Signals: r.Tell()}
 }
 
 type decision struct {

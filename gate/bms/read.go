@@ -39,23 +39,20 @@ func ParseReading(data []byte) (Reading, error) {
 	}
 	var r Reading
 	var missing []string
-	for _, n := range []struct {
-		name  string
-		value *float64
-	}{
-		{"soc", &r.SoC}, {"temperature_min", &r.TemperatureMin}, {"temperature_max", &r.TemperatureMax}, {"current", &r.Current},
-	} {
-		raw, ok := fields[n.name]
+	for _, q := range []Quantity{SoC, TemperatureMin, TemperatureMax, Current} {
+		raw, ok := fields[string(q)]
 		if !ok {
-			missing = append(missing, n.name)
+			missing = append(missing, string(q))
 			continue
 		}
 		v := new(float64)
 		if err := json.Unmarshal(raw, &v); err != nil {
-			return bad("%s is %.40s, want a number or null", n.name, raw)
+			return bad("%s is %.40s, want a number or null", q, raw)
 		}
-		if *n.value = math.NaN(); v != nil {
-			*n.value = *v
+		if v == nil {
+			r.Set(q, math.NaN())
+		} else {
+			r.Set(q, *v)
 		}
 	}
 	var valid *bool
@@ -147,7 +144,8 @@ func parseTime(raw json.RawMessage) (time.Time, error) {
 // MarshalJSON returns the form that [ParseReading] reads. Values that are not
 // numbers become null.
 func (r Reading) MarshalJSON() ([]byte, error) {
-	number := func(v float64) *float64 {
+	number := func(q Quantity) *float64 {
+		v := r.Value(q)
 		if math.IsNaN(v) || math.IsInf(v, 0) {
 			return nil
 		}
@@ -160,7 +158,7 @@ func (r Reading) MarshalJSON() ([]byte, error) {
 		Current        *float64  `json:"current"`
 		Time           time.Time `json:"time,omitzero"`
 		Valid          bool      `json:"valid"`
-	}{number(r.SoC), number(r.TemperatureMin), number(r.TemperatureMax), number(r.Current), sendable(r.At), r.Valid})
+	}{number(SoC), number(TemperatureMin), number(TemperatureMax), number(Current), sendable(r.At), r.Valid})
 }
 
 // FromFile returns a reader of the file at path, in the form of [ParseReading].

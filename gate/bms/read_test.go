@@ -41,7 +41,7 @@ func TestParseReading(t *testing.T) {
 		"unix fraction":      {in: edit(`"2026-03-01T12:00:00Z"`, `1772366400.25`), want: with(func(r *bms.Reading) { r.At = now.Add(250 * time.Millisecond) })},
 		"another zone":       {in: edit(`12:00:00Z`, `13:00:00+01:00`), want: want},
 		"no time":            {in: edit(`"time":"2026-03-01T12:00:00Z",`, ``), want: with(func(r *bms.Reading) { r.At = time.Time{} })},
-		"not available":      {in: edit(`21,`, `null,`), want: with(func(r *bms.Reading) { r.TemperatureMin = nan })},
+		"not available":      {in: edit(`21,`, `null,`), want: with(func(r *bms.Reading) { r.Set(bms.TemperatureMin, nan) })},
 		"marked not valid":   {in: edit(`true`, `false`), want: with(func(r *bms.Reading) { r.Valid = false })},
 		"unknown names":      {in: edit(`{`, `{"soh":99,"cells":[{"v":3.3}],"soh":98,`), want: want},
 
@@ -78,7 +78,7 @@ func TestParseReading(t *testing.T) {
 				if err == nil || !strings.Contains(err.Error(), tt.err) {
 					t.Errorf("got error %v, want %q", err, tt.err)
 				}
-				if got != (bms.Reading{}) {
+				if got.Signals != nil {
 					t.Errorf("got %+v beside the error, want nothing", got)
 				}
 				return
@@ -96,7 +96,8 @@ func TestParseReading(t *testing.T) {
 func TestReadingJSON(t *testing.T) {
 	r := good()
 	r.Source = ""
-	r.Current, r.SoC = math.NaN(), math.Inf(1)
+	r.Set(bms.Current, math.NaN())
+	r.Set(bms.SoC, math.Inf(1))
 	b, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)
@@ -105,7 +106,7 @@ func TestReadingJSON(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%s: %v", b, err)
 	}
-	r.SoC = math.NaN()
+	r.Set(bms.SoC, math.NaN())
 	if diff := cmp.Diff(r, got, cmpopts.EquateNaNs()); diff != "" {
 		t.Errorf("there and back (-want +got):\n%s", diff)
 	}
@@ -123,7 +124,7 @@ func TestFromFile(t *testing.T) {
 	}
 	refuses := func(name, want string) {
 		t.Helper()
-		if r, err := read(t.Context()); err == nil || !strings.Contains(err.Error(), want) || r != (bms.Reading{}) {
+		if r, err := read(t.Context()); err == nil || !strings.Contains(err.Error(), want) || r.Signals != nil {
 			t.Errorf("%s: got %v, %v, want an error with %q", name, r, err, want)
 		}
 	}
@@ -134,7 +135,7 @@ func TestFromFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !r.At.Equal(now) || r.Source != path || r.SoC != 62.5 {
+	if !r.At.Equal(now) || r.Source != path || r.Value(bms.SoC) != 62.5 {
 		t.Errorf("got %+v", r)
 	}
 
@@ -181,7 +182,7 @@ func FuzzReading(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := bms.ParseReading(data)
 		if err != nil {
-			if r != (bms.Reading{}) {
+			if r.Signals != nil {
 				t.Fatalf("got %+v beside the error %v", r, err)
 			}
 			return
@@ -191,8 +192,8 @@ func FuzzReading(f *testing.F) {
 		if err := json.Unmarshal(data, &loose); err != nil {
 			t.Fatalf("took what is not JSON: %v", err)
 		}
-		if v, ok := loose["soc"].(float64); ok && v != r.SoC || !ok && !math.IsNaN(r.SoC) {
-			t.Fatalf("soc: got %v from %v", r.SoC, loose["soc"])
+		if v, ok := loose["soc"].(float64); ok && v != r.Value(bms.SoC) || !ok && !math.IsNaN(r.Value(bms.SoC)) {
+			t.Fatalf("soc: got %v from %v", r.Value(bms.SoC), loose["soc"])
 		}
 		if loose["valid"] != r.Valid {
 			t.Fatalf("valid: got %v from %v", r.Valid, loose["valid"])

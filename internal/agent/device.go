@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/interlock-energy/ota"
@@ -259,7 +260,7 @@ func (a *Agent) SetThresholds(c control.ThresholdsChange) (control.Thresholds, e
 	if err := a.guard.SetThresholds(t); err != nil {
 		return shown(old), fmt.Errorf("set thresholds: %w: %w", control.ErrBadRequest, err)
 	}
-	if t != old {
+	if !reflect.DeepEqual(t, old) {
 		a.changed = true
 		a.log.Warn("the battery's thresholds were changed at the control socket", "old", shown(old), "new", shown(t))
 	}
@@ -337,7 +338,7 @@ func (a *Agent) readBattery(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, 2*time.Second, errors.New("no reading within 2 s"))
 	defer cancel()
-	r, err := a.read(ctx)
+	r, err := a.guard.Read(ctx)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}

@@ -44,12 +44,13 @@ func TestHealth(t *testing.T) {
 	at := func(r bms.Reading) bms.Reader {
 		return func(context.Context) (bms.Reading, error) { return r, nil }
 	}
-	now := bms.Reading{SoC: 20, TemperatureMin: 20, TemperatureMax: 22, Current: 80, At: time.Now(), Valid: true}
+	now := bms.Measured(20, 20, 22, 80, time.Now())
 	old, odd := now, now
 	old.At = now.At.Add(-time.Hour)
-	odd.SoC = 180
+	odd.Set(bms.SoC, 180)
 	atRest := now
-	atRest.SoC, atRest.Current = 60, 0
+	atRest.Set(bms.SoC, 60)
+	atRest.Set(bms.Current, 0)
 	const long = Duration(time.Minute)
 	const short = Duration(50 * time.Millisecond)
 	for _, tt := range []struct {

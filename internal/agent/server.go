@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
@@ -221,22 +220,11 @@ func (a *Agent) head() api.Head {
 }
 
 // signals is a reading for display. A zero reading, and what is not available, is none.
-func signals(r bms.Reading) (out []ota.Signal) {
+func signals(r bms.Reading) []ota.Signal {
 	if r.At.IsZero() {
 		return nil
 	}
-	for _, s := range []ota.Signal{
-		{Name: "soc", Value: r.SoC, Unit: "%"},
-		{Name: "temperature_min", Value: r.TemperatureMin, Unit: "°C"},
-		{Name: "temperature_max", Value: r.TemperatureMax, Unit: "°C"},
-		{Name: "current", Value: r.Current, Unit: "A"},
-	} {
-		if !math.IsNaN(s.Value) && !math.IsInf(s.Value, 0) {
-			s.At = r.At
-			out = append(out, s)
-		}
-	}
-	return out
+	return r.Tell()
 }
 
 // push tells the servers what the device does, whenever something is worth

@@ -193,13 +193,13 @@ func (b *Battery) Read(ctx context.Context) (bms.Reading, error) {
 // reading measures the present state.
 func (b *Battery) reading() bms.Reading {
 	s := &b.state
-	r := bms.Reading{SoC: s.soc, TemperatureMin: s.cold, TemperatureMax: s.hot, Current: s.current, At: s.at, Valid: s.valid, Source: "simulated battery"}
+	var t, i float64
 	if b.rng != nil {
-		t := tempNoise * (2*b.rng.Float64() - 1)
-		r.TemperatureMin += t
-		r.TemperatureMax += t
-		r.Current += ampNoise * (2*b.rng.Float64() - 1)
+		t = tempNoise * (2*b.rng.Float64() - 1)
+		i = ampNoise * (2*b.rng.Float64() - 1)
 	}
+	r := bms.Measured(s.soc, s.cold+t, s.hot+t, s.current+i, s.at)
+	r.Valid, r.Source = s.valid, "simulated battery"
 	return r
 }
 

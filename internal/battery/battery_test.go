@@ -14,7 +14,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/interlock-energy/ota"
+
 	"github.com/interlock-energy/ota/gate/bms"
 	"github.com/interlock-energy/ota/gate/bms/bmshttp"
 	"github.com/interlock-energy/ota/internal/battery"
@@ -50,11 +52,11 @@ func TestAtRest(t *testing.T) {
 		b := start(t, battery.Config{})
 		time.Sleep(24 * time.Hour)
 		r := read(t, b)
-		if r.SoC != 60 || r.Current != 0 || !r.Valid || !r.At.Equal(time.Now()) {
+		if r.Value(bms.SoC) != 60 || r.Value(bms.Current) != 0 || !r.Valid || !r.At.Equal(time.Now()) {
 			t.Errorf("got %+v", r)
 		}
-		near(t, "coldest", r.TemperatureMin, 20.96, 0.01)
-		near(t, "hottest", r.TemperatureMax, 23.04, 0.01)
+		near(t, "coldest", r.Value(bms.TemperatureMin), 20.96, 0.01)
+		near(t, "hottest", r.Value(bms.TemperatureMax), 23.04, 0.01)
 		if err := bms.Decide(r, bms.Default(), nil, time.Now()); err != nil {
 			t.Errorf("a battery at rest: %v", err)
 		}
@@ -66,20 +68,20 @@ func TestLoad(t *testing.T) {
 		b := start(t, battery.Config{Start: battery.Settings{Current: new(150.0)}})
 		time.Sleep(30 * time.Minute)
 		r := read(t, b)
-		near(t, "SoC after half an hour at 150 A", r.SoC, 60-75/314.0*100, 1e-6)
-		near(t, "hottest after one time constant", r.TemperatureMax, 23.04+12*(1-1/math.E), 1e-6)
+		near(t, "SoC after half an hour at 150 A", r.Value(bms.SoC), 60-75/314.0*100, 1e-6)
+		near(t, "hottest after one time constant", r.Value(bms.TemperatureMax), 23.04+12*(1-1/math.E), 1e-6)
 		time.Sleep(3 * time.Hour) // it is empty long before
-		if r = read(t, b); r.SoC != 0 || r.Current != 0 {
-			t.Errorf("empty: got %v %%, %v A", r.SoC, r.Current)
+		if r = read(t, b); r.Value(bms.SoC) != 0 || r.Value(bms.Current) != 0 {
+			t.Errorf("empty: got %v %%, %v A", r.Value(bms.SoC), r.Value(bms.Current))
 		}
 		if err := b.Set(battery.Settings{Current: new(-314.0)}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(30 * time.Minute)
-		near(t, "SoC after charging", read(t, b).SoC, 50, 1e-6)
+		near(t, "SoC after charging", soc(t, b), 50, 1e-6)
 		time.Sleep(time.Hour)
-		if r = read(t, b); r.SoC != 100 || r.Current != 0 {
-			t.Errorf("full: got %v %%, %v A", r.SoC, r.Current)
+		if r = read(t, b); r.Value(bms.SoC) != 100 || r.Value(bms.Current) != 0 {
+			t.Errorf("full: got %v %%, %v A", r.Value(bms.SoC), r.Value(bms.Current))
 		}
 	})
 }
@@ -94,8 +96,8 @@ func TestStepsDoNotMatter(t *testing.T) {
 			read(t, often)
 		}
 		a, b := read(t, often), read(t, once)
-		near(t, "SoC", a.SoC, b.SoC, 1e-6)
-		near(t, "hottest", a.TemperatureMax, b.TemperatureMax, 1e-6)
+		near(t, "SoC", a.Value(bms.SoC), b.Value(bms.SoC), 1e-6)
+		near(t, "hottest", a.Value(bms.TemperatureMax), b.Value(bms.TemperatureMax), 1e-6)
 	})
 }
 
@@ -156,11 +158,11 @@ func TestNoise(t *testing.T) {
 		same, other := true, true
 		for range 100 {
 			x, y, z := read(t, a), read(t, b), read(t, c)
-			same = same && x == y
-			other = other && x == z
-			near(t, "hottest", x.TemperatureMax, 23.04, 0.1)
-			near(t, "current", x.Current, 0, 0.2)
-			if x.TemperatureMin > x.TemperatureMax || x.SoC != 60 {
+			same = same && cmp.Equal(x, y)
+			other = other && cmp.Equal(x, z)
+			near(t, "hottest", x.Value(bms.TemperatureMax), 23.04, 0.1)
+			near(t, "current", x.Value(bms.Current), 0, 0.2)
+			if x.Value(bms.TemperatureMin) > x.Value(bms.TemperatureMax) || x.Value(bms.SoC) != 60 {
 				t.Errorf("got %+v", x)
 			}
 		}
@@ -180,7 +182,7 @@ func TestSetAllOrNothing(t *testing.T) {
 		if err := b.Set(s); err == nil {
 			t.Errorf("%s: got no error", name)
 		}
-		if got := read(t, b).SoC; got != 60 {
+		if got := soc(t, b); got != 60 {
 			t.Errorf("%s: SoC is %v, want it unchanged", name, got)
 		}
 	}
@@ -276,4 +278,10 @@ func ExampleBattery() {
 	}
 	fmt.Println(guard.Gate(context.Background(), nil, ota.BeforeWrite))
 	// Output: not now: state of charge 22.0 %, want at least 30 %
+}
+
+func soc(t *testing.T, b *battery.Battery) float64 {
+	t.Helper()
+	r := read(t, b)
+	return r.Value(bms.SoC)
 }

@@ -48,12 +48,12 @@ func TestReader(t *testing.T) {
 			}
 			r, err := read(t.Context())
 			if tt.want == "" {
-				if err != nil || r.SoC != 62.5 || r.Source != s.URL+"/bms" {
+				if err != nil || r.Value(bms.SoC) != 62.5 || r.Source != s.URL+"/bms" {
 					t.Errorf("got %+v, %v", r, err)
 				}
 				return
 			}
-			if err == nil || !strings.Contains(err.Error(), tt.want) || r != (bms.Reading{}) {
+			if err == nil || !strings.Contains(err.Error(), tt.want) || r.Signals != nil {
 				t.Errorf("got %v, %v, want an error with %q", r, err, tt.want)
 			}
 		})
@@ -125,6 +125,6 @@ func ExampleNew() {
 		return
 	}
 	r, err := read(context.Background())
-	fmt.Println(r.SoC, r.Valid, err)
+	fmt.Println(r.Value(bms.SoC), r.Valid, err)
 	// Output: 62.5 true <nil>
 }
