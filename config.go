@@ -42,6 +42,25 @@ type Config struct {
 	// break, or RollbackTimeout has passed. Nil means that only Confirm marks good.
 	Healthy func(context.Context) error
 
+	// SoakTime is how long firmware that was proven and marked good is watched, at work,
+	// before the update counts as a success: faults that need a day do not show in a
+	// trial of minutes. Only time in which the agent runs counts; a restart loses at
+	// most a minute of it, or a hundredth, if that is longer. A return to the previous
+	// release is not watched again. Default 0: no soak.
+	//
+	// Firmware from before this field does not know the state, so it is best switched on
+	// one release after the agent that brings it.
+	SoakTime time.Duration
+
+	// Symptom reports what speaks against the firmware in the soak; nil is nothing. It is
+	// asked once every HealthInterval, one question at a time, each for at most
+	// SymptomTime. One that is there for SymptomTime without a break, or no answer for so
+	// long, rolls back, with the error's text as the reason and its code, if it has one:
+	// after Suspend, or when the gate says yes, and never else. Nil: only an agent that
+	// crashes again and again, and a person, roll back.
+	Symptom     func(context.Context) error
+	SymptomTime time.Duration // default 30 s
+
 	Hooks   Hooks
 	Suspend SuspendAt // default: SuspendBeforeRestart
 
@@ -108,6 +127,8 @@ func (c *Config) fill() error {
 		{&c.RollbackTimeout, 5 * time.Minute, "RollbackTimeout", false},
 		{&c.ValidationTime, 0, "ValidationTime", false},
 		{&c.HealthInterval, time.Second, "HealthInterval", false},
+		{&c.SoakTime, 0, "SoakTime", false},
+		{&c.SymptomTime, 30 * time.Second, "SymptomTime", false},
 		{&c.GateInterval, time.Second, "GateInterval", false},
 		{&c.RetryDelay, 2 * time.Second, "RetryDelay", false},
 		{&c.StallTimeout, 2 * time.Minute, "StallTimeout", false},

@@ -16,7 +16,8 @@ const (
 	Staged     State = "staged"     // written and read back; waiting for consent and gate
 	Activating State = "activating" // the bootloader is told to try the slot
 	Trial      State = "trial"      // running the new slot, not yet marked good
-	RollBack   State = "rollback"   // the trial failed; going back to the old slot
+	Soak       State = "soak"       // running the new slot, marked good, watched for longer; see Config.SoakTime
+	RollBack   State = "rollback"   // the trial or the soak failed; going back to the old slot
 )
 
 // Record is all that a manager remembers across restarts. It is a value, saved
@@ -36,11 +37,13 @@ type Record struct {
 	BootID   string `json:"boot_id,omitempty"`   // the boot that asked for the trial, or in which the trial runs
 	Tries    int    `json:"tries,omitempty"`     // restarts into the new slot so far
 	FellBack bool   `json:"fell_back,omitempty"` // the bootloader said at least once that it tried
-	Starts   int    `json:"starts,omitempty"`    // starts of the process within this trial
+	Starts   int    `json:"starts,omitempty"`    // starts of the process within this trial, or this boot of the soak
+	Good     bool   `json:"good,omitempty"`      // the slot was marked good: leaving it restarts a controller at work
+	Soaked   int    `json:"soaked,omitempty"`    // seconds of the soak that are over, never too many
 	Returns  int    `json:"returns,omitempty"`   // restarts to get back so far
 	Abort    bool   `json:"abort,omitempty"`     // a person asked to stop while activating
 	Quiesced bool   `json:"quiesced,omitempty"`  // Suspend was called and Resume has not returned
-	Code     int    `json:"code,omitempty"`      // why it is rolled back
+	Code     int    `json:"code,omitempty"`      // why it is rolled back; in a soak without a reason, it is not
 	Reason   string `json:"reason,omitempty"`    // the same for people
 
 	Running         Installed `json:"running,omitzero"`           // what was marked good last
