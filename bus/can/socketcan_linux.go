@@ -1,0 +1,213 @@
+package can
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// SocketCAN is a CAN interface of Linux. The kernel applies the filters, waits for its
+// turn on the bus, and gives this socket no echo of what it sends. An interface that
+// went down, or a controller that went off the bus, may come back; the socket stays
+// good for it.
+type SocketCAN struct {
+	name string
+	file *os.File
+
+	mu     sync.Mutex
+	stats  Stats
+	closed bool
+
+	// read and write deadlines belong to whoever holds the token
+	reading, writing chan struct{}
+}
+
+// DialSocketCAN opens the interface called name, such as "can0" or "vcan0", which must
+// be up: "ip link set can0 up type can bitrate 500000".
+func DialSocketCAN(name string, filters Filters) (*SocketCAN, error) {
+	bus, err := dialSocketCAN(name, filters)
+	if err != nil {
+		return nil, fmt.Errorf("open CAN interface %s: %w", name, err)
+	}
+	return bus, nil
+}
+
+func dialSocketCAN(name string, filters Filters) (*SocketCAN, error) {
+	link, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDown, err)
+	}
+	if link.Flags&net.FlagUp == 0 {
+		return nil, fmt.Errorf("%w: set it up first, for instance with: ip link set %s up type can bitrate 500000", ErrDown, name)
+	}
+	if len(filters) > filtersMost {
+		return nil, fmt.Errorf("%d filters, want at most %d", len(filters), filtersMost)
+	}
+	fd, err := unix.Socket(unix.AF_CAN, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.CAN_RAW)
+	if err != nil {
+		return nil, fmt.Errorf("socket: %w: is CAN in this kernel (modules can and can_raw)?", err)
+	}
+	if err := prepare(fd, link.Index, filters); err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	// A file, because the runtime then waits for it and knows deadlines.
+	return &SocketCAN{name: name, file: os.NewFile(uintptr(fd), "can:"+name), stats: Stats{Links: 1},
+		reading: make(chan struct{}, 1), writing: make(chan struct{}, 1)}, nil
+}
+
+func prepare(fd, index int, filters Filters) error {
+	if len(filters) > 0 {
+		raw := make([]unix.CanFilter, len(filters))
+		for i, f := range filters {
+			// With this flag in the mask, frames of the other length do not match.
+			raw[i] = unix.CanFilter{Id: f.ID, Mask: f.Mask&MaxExtended | flagExtended}
+			if f.Extended {
+				raw[i].Id |= flagExtended
+			}
+		}
+		if err := unix.SetsockoptCanRawFilter(fd, unix.SOL_CAN_RAW, unix.CAN_RAW_FILTER, raw); err != nil {
+			return fmt.Errorf("set %d filters: %w", len(filters), err)
+		}
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_CAN_RAW, unix.CAN_RAW_ERR_FILTER, errController|errBusOff|errRestarted); err != nil {
+		return fmt.Errorf("ask for error frames: %w", err)
+	}
+	return unix.Bind(fd, &unix.SockaddrCAN{Ifindex: index})
+}
+
+// what names the error of a read or write.
+func (s *SocketCAN) what(ctx context.Context, verb string, err error) error {
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	switch {
+	case closed:
+		return ErrClosed
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, unix.ENETDOWN), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return fmt.Errorf("%s CAN interface %s: %w: %w", verb, s.name, ErrDown, err)
+	}
+	return fmt.Errorf("%s CAN interface %s: %w", verb, s.name, err)
+}
+
+// Receive implements [Bus]. That the controller went off the bus is [ErrBusOff], once
+// each time.
+func (s *SocketCAN) Receive(ctx context.Context) (Frame, error) {
+	select {
+	case s.reading <- struct{}{}:
+	case <-ctx.Done():
+		return Frame{}, ctx.Err()
+	}
+	defer func() { <-s.reading }()
+	stop := context.AfterFunc(ctx, func() { s.file.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var b [sizeSocketCAN]byte
+	for {
+		n, err := s.file.Read(b[:])
+		if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+			// Of an earlier call, which was given up at its last moment.
+			err = s.file.SetReadDeadline(time.Time{})
+			if err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			return Frame{}, s.what(ctx, "read", err)
+		}
+		f, e, err := parseSocketCAN(b[:n])
+		s.mu.Lock()
+		switch {
+		case err != nil:
+			s.stats.Garbage++
+		case e == nil:
+			s.stats.Received++
+		case e.state != "":
+			s.stats.State = e.state
+		}
+		s.mu.Unlock()
+		switch {
+		case err != nil:
+		case e == nil:
+			return f, nil
+		case e.state == StateBusOff:
+			return Frame{}, fmt.Errorf("read CAN interface %s: %w %s", s.name, ErrBusOff, e.detail)
+		}
+	}
+}
+
+// fullFor is how long Send waits for room in the interface's queue.
+const fullFor = time.Second
+
+// Send implements [Bus]. It returns when the kernel has taken the frame, and waits up
+// to a second while its queue is full.
+func (s *SocketCAN) Send(ctx context.Context, f Frame) error {
+	if err := f.Validate(); err != nil {
+		return err
+	}
+	select {
+	case s.writing <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("send %v: %w", f, ctx.Err())
+	}
+	defer func() { <-s.writing }()
+	raw := appendSocketCAN(nil, f)
+	until := time.Now().Add(fullFor)
+	for {
+		err := s.writeOne(ctx, raw)
+		if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+			continue // of an earlier call, as in Receive
+		}
+		if err == nil {
+			s.mu.Lock()
+			s.stats.Sent++
+			s.mu.Unlock()
+			return nil
+		}
+		// A full queue of the interface is ENOBUFS, which nothing wakes one up from.
+		if !errors.Is(err, unix.ENOBUFS) || time.Now().After(until) {
+			return fmt.Errorf("send %v: %w", f, s.what(ctx, "write to", err))
+		}
+		timer := time.NewTimer(time.Millisecond)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return fmt.Errorf("send %v: %w", f, ctx.Err())
+		}
+	}
+}
+
+func (s *SocketCAN) writeOne(ctx context.Context, raw []byte) error {
+	if err := s.file.SetWriteDeadline(time.Time{}); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { s.file.SetWriteDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_, err := s.file.Write(raw)
+	return err
+}
+
+// Stats counts what happened. Frames that the kernel's filters hold back are not seen.
+func (s *SocketCAN) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stats
+}
+
+// Close implements [Bus].
+func (s *SocketCAN) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	return s.file.Close()
+}
