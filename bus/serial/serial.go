@@ -46,6 +46,12 @@ type Config struct {
 	StopBits int    // 1 or 2; 0: 1
 }
 
+// Validate says what is wrong with c, apart from what only opening the port can tell.
+func (c Config) Validate() error {
+	_, _, err := c.withDefaults()
+	return err
+}
+
 func (c Config) withDefaults() (Config, *serial.Mode, error) {
 	if c.Baud == 0 {
 		c.Baud = 9600
