@@ -25,11 +25,17 @@ func (m *Manager) keep(ctx context.Context, r Record, b Boot) error {
 		if b.Slot == r.Slot {
 			return nil // on trial by somebody else's hand
 		}
+	case Soak: // proven; some bootloaders want to hear it at every start
+		if b.Slot != r.Slot {
+			return nil // what it says of that is not in the record yet
+		}
 	default:
 		return nil
 	}
-	if err := m.unrecorded(ctx, b); err != nil {
-		return err
+	if r.State != Soak {
+		if err := m.unrecorded(ctx, b); err != nil {
+			return err
+		}
 	}
 	if err := m.markGood(ctx); err != nil {
 		m.cfg.Log.Error("tell the bootloader that the running slot is good, trying again", "slot", b.Slot, "error", err)
@@ -118,7 +124,7 @@ func (m *Manager) protected() error {
 // RollbackTimeout: nobody can prove it, and the bootloader knows that it is on
 // trial. Elsewhere there is nothing to return to, and the error is all there is.
 func (m *Manager) unloaded(ctx context.Context, b Boot, err error) error {
-	if m.cfg.NoRollback || !b.Trial {
+	if m.cfg.NoRollback || !b.Trial || m.kept { // marked good since it booted
 		return err
 	}
 	if m.unsavedSince.IsZero() {

@@ -59,11 +59,14 @@ func (m *Manager) Apply() *Call { return m.post(opApply) }
 // skipped until Install asks for it.
 func (m *Manager) Abort() *Call { return m.post(opAbort) }
 
-// Confirm marks the firmware on trial good, whatever Healthy says.
+// Confirm marks the firmware on trial good, whatever Healthy says. A soak follows, if
+// there is to be one; in the soak, Confirm ends it well, whatever Symptom says.
 func (m *Manager) Confirm() *Call { return m.post(opConfirm) }
 
-// RollBack returns to the previous slot: out of a trial at once, otherwise by
-// way of gate, restart and trial as for an update.
+// RollBack returns to the previous slot: out of a trial at once, out of a soak once
+// the plant is quiesced or the gate says yes, otherwise by way of gate, restart and
+// trial as for an update. If the gate says no, Wait returns its refusal, and the
+// restart follows as soon as it may.
 func (m *Manager) RollBack() *Call { return m.post(opRollBack) }
 
 func (m *Manager) post(o op) *Call {
@@ -132,11 +135,13 @@ func (m *Manager) take(ctx context.Context, c *Call) {
 		if !m.strayStart.IsZero() { // on trial, and the record does not know
 			m.confirmed = true
 			c.over = func(Record, error) (bool, error) { return m.strayStart.IsZero(), nil }
-		} else if r.State != Trial {
+		} else if was := r.State; was != Trial && was != Soak {
 			err = fmt.Errorf("confirm: no firmware is on trial, the state is %s", r.State)
 		} else {
 			m.confirmed = true
-			c.over = func(r Record, err error) (bool, error) { return r.State == Idle || err != nil, err }
+			c.over = func(r Record, err error) (bool, error) {
+				return r.State == Idle || r.State == Soak && was == Trial || err != nil, err
+			}
 		}
 	case opRollBack:
 		err = m.takeRollBack(&r, b, c)
@@ -290,6 +295,21 @@ func (m *Manager) takeRollBack(r *Record, b Boot, c *Call) error {
 	}
 	if r.State == Trial {
 		r.State, r.BootID, r.Code, r.Reason = RollBack, "", int(ErrNone), "a person asked for it"
+		return nil
+	}
+	if r.State == Soak {
+		if r.Reason == "" {
+			r.Code, r.Reason = int(ErrNone), "a person asked for it"
+		}
+		c.over = func(r Record, err error) (bool, error) {
+			switch {
+			case r.State == Idle && r.Last != nil: // the device does not return
+				return true, m.outcome(r)
+			case r.State != Soak:
+				return true, nil
+			}
+			return isEnd(err), err
+		}
 		return nil
 	}
 	to, from := r.Previous, r.Running

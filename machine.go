@@ -86,10 +86,10 @@ func (m *Manager) step(ctx context.Context) (pause time.Duration, err error) {
 
 // next is the whole machine:
 //
-//	idle → available → fetching → staged → activating ═reboot═> trial → idle
-//	                      ↑         ↑  └──────┘  |                |
+//	idle → available → fetching → staged → activating ═reboot═> trial → soak → idle
+//	                      ↑         ↑  └──────┘  |                |       |
 //	                      └─ damaged┘ └──────────┴─ the old slot came back
-//	                                        rollback ←────────────┘ not healthy
+//	                                        rollback ←────────────┴───────┘ not healthy, symptoms
 //
 // Waiting is staying in the state; the error says for what.
 func (m *Manager) next(ctx context.Context, r Record, b Boot) (Record, error) {
@@ -186,6 +186,12 @@ func (m *Manager) next(ctx context.Context, r Record, b Boot) (Record, error) {
 			return r, nil
 		}
 		return m.trial(ctx, r, b)
+
+	case Soak:
+		if b.Slot != r.Slot {
+			return leftBehind(r, b), nil
+		}
+		return m.soak(ctx, r, b)
 
 	case RollBack:
 		return m.rollBack(ctx, r, b)

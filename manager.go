@@ -55,8 +55,16 @@ type Manager struct {
 	strayStart    time.Time // since when a trial is judged that the record does not know
 	healthySince  time.Time
 	confirmed     bool
-	asking        chan verdict // a question to Healthy that is under way
-	quiet         bool         // Suspend has returned in this process, and Resume was not called since
+	asking        question      // to Healthy
+	symptoms      question      // to Symptom
+	soakStart     time.Time     // of the soak in this process
+	soakedBefore  time.Duration // in earlier ones
+	symptomSince  time.Time     // since when a symptom is there without a break
+	standing      error         // the symptom
+	quietAt       time.Time     // no Suspend for a way back out of a soak before
+	leaveAt       time.Time     // no restart for one before
+	unquiet       error         // of the last Suspend for one
+	quiet         bool          // Suspend has returned in this process, and Resume was not called since
 }
 
 // New returns a manager. It touches neither slots nor network.
@@ -188,6 +196,10 @@ func (m *Manager) pauseAfter(r Record, err error) time.Duration {
 		return m.nextBackoff(time.Second, time.Minute)
 	case r.State == Trial && !m.trialStart.IsZero() && time.Since(m.trialStart) < m.cfg.RollbackTimeout:
 		return min(m.cfg.HealthInterval, m.cfg.RollbackTimeout-time.Since(m.trialStart))
+	case r.State == Soak && r.Reason != "" && errors.Is(err, ErrNotNow):
+		return m.cfg.GateInterval
+	case r.State == Soak:
+		return m.soakPause()
 	case r.State == Trial || r.State == RollBack:
 		return m.cfg.HealthInterval
 	case r.State == Activating:
@@ -308,7 +320,7 @@ func (m *Manager) suspend(ctx context.Context, r *Record) error {
 }
 
 // staysQuiet reports whether a quiesced application stays so: on the way into the
-// restart, and until the trial has ended.
+// restart, and until the trial has ended. In a soak the plant is at work.
 func (m *Manager) staysQuiet(r Record) bool {
 	switch r.State {
 	case Activating:
@@ -325,7 +337,7 @@ func (m *Manager) resumeUnlessNeeded(ctx context.Context, r *Record, goesOn bool
 	switch {
 	case !r.Quiesced || m.staysQuiet(*r):
 		return
-	case m.cfg.Suspend == SuspendBeforeCheck && r.State != Idle && goesOn:
+	case m.cfg.Suspend == SuspendBeforeCheck && r.State != Idle && r.State != Soak && goesOn:
 		return
 	}
 	m.quiet = false // whatever Resume answers: it may have done it, or half of it

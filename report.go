@@ -139,7 +139,7 @@ func (m *Manager) canRollBack(r Record, b Boot) error {
 	switch {
 	case m.cfg.NoRollback:
 		return errors.New("rollback is switched off")
-	case r.State == Trial:
+	case r.State == Trial, r.State == Soak:
 		return nil
 	case r.Back:
 		return fmt.Errorf("the way back to %s is under way", r.Release.Version)

@@ -33,7 +33,7 @@ func (m *Manager) show(r Record) {
 	} else if s.Update == nil || s.Update.Digest != r.Digest {
 		s.Update, s.Done = r.Release.Info(), 0
 	}
-	if r.State == Staged || r.State == Activating || r.State == Trial || r.State == RollBack {
+	if r.State == Staged || r.State == Activating || r.State == Trial || r.State == Soak || r.State == RollBack {
 		s.Done = s.Update.Size
 	}
 }

@@ -68,7 +68,7 @@ func (m *Manager) giveBack(r Record, err error) Record {
 // RollbackTimeout: what cannot be remembered can never be proven. The record
 // still says that the slot is to be tried, and the old firmware counts that.
 func (m *Manager) unsaved(ctx context.Context, r Record, b Boot, err error) error {
-	if m.cfg.NoRollback || b.Slot != r.Slot || r.State != Activating && r.State != Trial && r.State != RollBack {
+	if m.cfg.NoRollback || r.Good || b.Slot != r.Slot || r.State != Activating && r.State != Trial && r.State != RollBack {
 		return err
 	}
 	if m.unsavedSince.IsZero() {
@@ -101,42 +101,69 @@ func (m *Manager) healthy(ctx context.Context, r Record, limit time.Duration) er
 
 // well asks the application, for at most limit.
 func (m *Manager) well(ctx context.Context, limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	if m.asking == nil { // one at a time, however long it takes
-		answer := make(chan verdict, 1)
-		m.asking = answer
-		go func() {
-			var v verdict
-			defer func() { v.panicked = recover(); answer <- v }()
-			v.err = m.cfg.Healthy(ctx)
-		}()
+	err, answered := m.asking.ask(ctx, m.cfg.Healthy, limit, limit)
+	if !answered {
+		return coded(ErrValidation, "the health check does not answer in %v", limit)
 	}
-	select {
-	case v := <-m.asking:
-		m.asking = nil
-		if v.panicked != nil {
-			panic(v.panicked)
-		}
-		return v.err
-	case <-ctx.Done():
-		return coded(ErrValidation, "the health check does not answer: %w", ctx.Err())
-	}
+	return err
 }
 
-// A verdict is how a question to Healthy ended.
+// A question to the application, one at a time, however long it takes.
+type question struct {
+	answer chan verdict // of one that is under way
+	put    time.Time    // when the last one was asked
+}
+
+// A verdict is how a question ended.
 type verdict struct {
 	err      error
 	panicked any
 }
 
-// proven ends an update well. The security version rises only after the slot
-// is marked good: the other way round, a device that still has to go back could
-// not.
+// ask puts f, unless it is being asked already, and waits for its answer. What f is
+// asked with ends after limit. A panic in f is one here.
+func (q *question) ask(ctx context.Context, f func(context.Context) error, limit, wait time.Duration) (err error, answered bool) {
+	if q.answer == nil {
+		answer := make(chan verdict, 1)
+		q.answer, q.put = answer, time.Now()
+		asked, cancel := context.WithTimeout(ctx, limit)
+		go func() {
+			defer cancel()
+			v := verdict{err: coded(ErrInternal, "the question ended without an answer")} // runtime.Goexit
+			defer func() { v.panicked = recover(); answer <- v }()
+			v.err = f(asked)
+		}()
+	}
+	enough := time.NewTimer(wait)
+	defer enough.Stop()
+	select {
+	case v := <-q.answer:
+		q.answer = nil
+		if v.panicked != nil {
+			panic(v.panicked)
+		}
+		return v.err, true
+	case <-enough.C:
+	case <-ctx.Done():
+	}
+	return nil, false
+}
+
+// proven ends a trial well.
 func (m *Manager) proven(ctx context.Context, r Record, b Boot) (Record, error) {
 	if err := m.markGood(ctx); err != nil {
 		return r, bootError{fmt.Errorf("mark slot %s good: %w", b.Slot, err)}
 	}
+	if m.cfg.SoakTime > 0 && !r.Back { // what ran well before is not watched again
+		return m.beginSoak(r, b)
+	}
+	return m.succeed(r, b), nil
+}
+
+// succeed ends an update well. The security version rises only after the slot
+// is marked good, and the soak over: the other way round, a device that still has to
+// go back could not.
+func (m *Manager) succeed(r Record, b Boot) Record {
 	was := r.Running
 	if was.Slot != r.OldSlot || CompareVersions(was.Version, r.From) != 0 {
 		was = Installed{Version: r.From}
@@ -149,7 +176,7 @@ func (m *Manager) proven(ctx context.Context, r Record, b Boot) (Record, error) 
 	}
 	r.Running, r.Previous = now, was
 	r.SecurityVersion = max(r.SecurityVersion, r.Release.SecurityVersion)
-	return m.end(r, b, Succeeded, nil), nil
+	return m.end(r, b, Succeeded, nil)
 }
 
 // rollBack goes back to the old slot. It tells the bootloader so, although
@@ -167,12 +194,12 @@ func (m *Manager) rollBack(ctx context.Context, r Record, b Boot) (Record, error
 		}
 		return m.end(r, b, result, why), nil
 	}
+	if r.Good {
+		return m.leaving(ctx, r, b)
+	}
 	if r.BootID != b.ID {
 		if r.Returns >= m.cfg.MaxTries {
-			// It runs, and was never marked good: no digest, and nothing to go back from.
-			r.Running, r.Previous = Installed{Slot: b.Slot, Version: m.cfg.Version, SecurityVersion: m.cfg.SecurityVersion}, Installed{}
-			m.stays = true
-			return m.end(r, b, Failed, fmt.Errorf("%w; and the device did not return to slot %s in %d restarts", why, r.OldSlot, r.Returns)), nil
+			return m.noReturn(r, b, why), nil
 		}
 		r.BootID, r.Returns = b.ID, r.Returns+1
 		if err := m.save(r); err != nil {
@@ -191,4 +218,12 @@ func (m *Manager) rollBack(ctx context.Context, r Record, b Boot) (Record, error
 	}
 	m.rebooting = time.Now()
 	return r, errWaiting
+}
+
+// noReturn ends an update whose firmware stays, though it is not wanted. It was not
+// proven: no digest, and nothing to go back from.
+func (m *Manager) noReturn(r Record, b Boot, why error) Record {
+	r.Running, r.Previous = Installed{Slot: b.Slot, Version: m.cfg.Version, SecurityVersion: m.cfg.SecurityVersion}, Installed{}
+	m.stays = true
+	return m.end(r, b, Failed, fmt.Errorf("%w; and the device did not return to slot %s in %d restarts", why, r.OldSlot, r.Returns))
 }
