@@ -30,15 +30,16 @@ type Quantity string
 
 // Quantities, with their units.
 const (
-	SoC            Quantity = "soc"             // state of charge in %
-	SoH            Quantity = "soh"             // state of health in %
-	Voltage        Quantity = "voltage"         // of the battery in V
-	Current        Quantity = "current"         // in A; positive charges the battery
-	TemperatureMin Quantity = "temperature_min" // °C; see [State.Average]
-	TemperatureMax Quantity = "temperature_max" // °C
-	CellMin        Quantity = "cell_min"        // voltage of the lowest cell in V
-	CellMax        Quantity = "cell_max"        // voltage of the highest cell in V
-	Capacity       Quantity = "capacity"        // Ah
+	SoC              Quantity = "soc"               // state of charge in %
+	SoH              Quantity = "soh"               // state of health in %
+	Voltage          Quantity = "voltage"           // of the battery in V
+	Current          Quantity = "current"           // in A; positive charges the battery
+	TemperatureMin   Quantity = "temperature_min"   // °C; see [State.Average]
+	TemperatureMax   Quantity = "temperature_max"   // °C
+	BoardTemperature Quantity = "board_temperature" // of the battery management system, °C
+	CellMin          Quantity = "cell_min"          // voltage of the lowest cell in V
+	CellMax          Quantity = "cell_max"          // voltage of the highest cell in V
+	Capacity         Quantity = "capacity"          // Ah
 
 	ChargeVoltage    Quantity = "charge_voltage"    // to charge up to, V
 	DischargeVoltage Quantity = "discharge_voltage" // to discharge down to, V
@@ -70,7 +71,8 @@ const (
 	Off Switch = "off"
 )
 
-// Mode is what the battery says it does. The zero Mode is not known.
+// Mode is what the battery says it does. The zero Mode is not known. The profile
+// "original" has numbers, as "state 3", and does not say what they mean.
 type Mode string
 
 // Modes.
@@ -106,6 +108,7 @@ type State struct {
 	Mode              Mode
 
 	Maker, Name, Serial string // "": not said
+	Type                string // such as "LI", or a product number such as "0xA2F0"
 	Version, Hardware   string // of the battery management system's firmware and board
 
 	Missing []string // what SoC, current and temperature still need, such as "355"; none: complete
@@ -131,7 +134,8 @@ func (s *State) Of(q Quantity) Value {
 
 // Options say what the profile cannot know of a battery. The zero Options work.
 type Options struct {
-	// RatedCurrent in A; a current above twice of it is implausible. 0: 5,000.
+	// RatedCurrent in A; a current above twice of it is implausible. 0: a current above
+	// 10,000 A is.
 	RatedCurrent float64
 
 	// VoltageMin and VoltageMax in V replace the profile's plausible range. 0: the
@@ -160,5 +164,6 @@ type Battery struct {
 	Mode              Mode
 
 	Maker, Name, Serial string
+	Type                string // two letters
 	Version             string // such as "1.3"
 }
