@@ -170,6 +170,9 @@ func (m *Manager) next(ctx context.Context, r Record, b Boot) (Record, error) {
 		return r, nil
 
 	case Activating:
+		if m.armed != r.Attempt && !r.Release.NoReboot {
+			m.perhapsQuiesced(&r)
+		}
 		if b.Slot == r.Slot {
 			r.State, r.BootID, r.Starts = Trial, b.ID, 0
 			return r, nil

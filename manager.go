@@ -319,6 +319,15 @@ func (m *Manager) suspend(ctx context.Context, r *Record) error {
 	return nil
 }
 
+// perhapsQuiesced is for a process that finds the record where the one before may have
+// quiesced the application. What says so is the newest copy of the record; if that is
+// damaged, the older one counts, and the plant must be resumed all the same.
+func (m *Manager) perhapsQuiesced(r *Record) {
+	if m.cfg.Hooks.Suspend != nil && m.cfg.Suspend == SuspendBeforeRestart {
+		r.Quiesced = true
+	}
+}
+
 // staysQuiet reports whether a quiesced application stays so: on the way into the
 // restart, and until the trial has ended. In a soak the plant is at work.
 func (m *Manager) staysQuiet(r Record) bool {

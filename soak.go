@@ -34,6 +34,9 @@ func (m *Manager) soak(ctx context.Context, r Record, b Boot) (Record, error) {
 		if r.Starts++; r.Starts > maxStarts { // before asking: the question may be what it dies of
 			r = m.condemn(r, coded(ErrValidation, "the agent started %d times in one boot of the soak", r.Starts))
 		}
+		if r.Reason != "" {
+			m.perhapsQuiesced(&r)
+		}
 		if err := m.save(r); err != nil {
 			return r, err
 		}

@@ -56,6 +56,8 @@ type Tally struct {
 	Cuts     int          // devices with at least one fault
 	ByKind   map[Kind]int // the same, by the kind of the last fault
 	Twice    int          // of these, devices that were cut, and cut again while they recovered
+	Plant    int          // of these, devices that were cut while the plant was quiesced, or half so
+	Stuck    int          // of these, devices that never resumed it
 	Missed   int          // runs that ended before their fault, which are not counted
 	Effects  int          // of the scenario without a cut
 	Reads    int          // of the scenario without a cut
@@ -135,6 +137,12 @@ func Cuts(b Backend, sc Scenario, opt Options) Tally {
 			return r.effects, r.reads
 		}
 		t.Cuts++
+		if r.d.cutOff > 0 {
+			t.Plant++
+		}
+		if r.d.cutOff > 0 && r.d.Suspended {
+			t.Stuck++
+		}
 		t.ByKind[cuts[len(cuts)-1].Kind()]++
 		if len(cuts) > 1 {
 			t.Twice++
@@ -310,6 +318,7 @@ func (m *matrix) run(cuts []Cut) (r outcome) {
 	if m.sc.Setup != nil {
 		m.sc.Setup(d)
 	}
+	d.watched = true
 	d.unread, d.faulty = len(cuts) > 1, m.opt.Weak
 	if len(cuts) > 0 {
 		last := cuts[len(cuts)-1]

@@ -125,11 +125,16 @@ type Device struct {
 	Booted    string   // the slot that runs
 	Running   Firmware // what runs
 	Boots     int
-	Suspended bool     // the application is quiesced
+	Suspended bool     // the plant is quiesced, or half so; see hooks
 	Events    []string // hooks and statuses, in order
 	Faults    []string // what must never happen, and did
 
 	manager atomic.Pointer[ota.Manager] // of the present life
+	still   bool                        // the plant is quiesced, all of it
+	tasks   bool                        // what is quiesced are tasks of the device, which start with it
+	watched bool                        // a restart at the wrong moment, or a record that is wrong about the plant, is a fault
+	allowed int                         // the gate said yes to a restart when there had been so many effects; -1: it did not
+	cutOff  int                         // cuts that found the plant quiesced, or half so
 	faulty  bool                        // the medium has a fault: whoever ends in an error is started again
 	rotten  bool                        // a bit of an image may flip: such an image does not come up
 	astray  bool                        // the bootloader may be led to another whole image
@@ -166,7 +171,9 @@ func Start(b Backend, known ...Firmware) (*Device, error) {
 
 // PowerOn boots until something comes up.
 func (d *Device) PowerOn() error {
-	d.Suspended = false
+	if d.tasks {
+		d.Suspended, d.still = false, false
+	}
 	for range 8 {
 		d.Boots++
 		d.Disk.unseen = d.unread
@@ -244,7 +251,7 @@ func (d *Device) Effects() int { return d.Disk.Effects() }
 // hung onto it.
 func (d *Device) clone() *Device {
 	c := &Device{Disk: d.Disk.Clone(), Backend: d.Backend, Source: d.Source, Known: d.Known,
-		Booted: d.Booted, Running: d.Running, Boots: d.Boots, Suspended: d.Suspended, faulty: d.faulty, rotten: d.rotten}
+		Booted: d.Booted, Running: d.Running, Boots: d.Boots, Suspended: d.Suspended, still: d.still, tasks: d.tasks, faulty: d.faulty, rotten: d.rotten}
 	c.Source.device = c
 	c.Source.Reports = slices.Clone(d.Source.Reports)
 	return c
@@ -267,6 +274,7 @@ func (d *Device) Live(ctx context.Context, quiet time.Duration, then ...func()) 
 			d.Disk.restart()
 		case *PowerCut:
 			d.event("cut")
+			d.countPlant()
 			d.Disk.PowerOn()
 			if len(then) > 0 {
 				then[0]()
@@ -305,6 +313,7 @@ func (d *Device) bootThroughCuts(then *[]func()) (err error) {
 						panic(p)
 					}
 					again = true
+					d.countPlant()
 					d.Disk.PowerOn()
 					if len(*then) > 0 {
 						(*then)[0]()
@@ -373,7 +382,9 @@ func (d *Device) config() (ota.Config, error) {
 		return ota.Config{}, err
 	}
 	st.Log = slog.New(slog.DiscardHandler)
+	var cfg ota.Config
 	slots, err := d.Backend.Slots(d.Disk, d.Boot(), func(context.Context) error {
+		d.mayRestart(&cfg)
 		if err := d.Disk.Effect("restart", func() {}); err != nil {
 			return err
 		}
@@ -383,7 +394,7 @@ func (d *Device) config() (ota.Config, error) {
 		return ota.Config{}, err
 	}
 	refusals := 2
-	cfg := ota.Config{
+	cfg = ota.Config{
 		Product: "test", Version: d.Running.Version,
 		Source: &d.Source, Verify: Verify, Slots: d.watch(slots), Store: watchedStore{st, d},
 		Gate: func(_ context.Context, _ *ota.Manifest, at ota.Moment) error {
@@ -407,6 +418,8 @@ func (d *Device) config() (ota.Config, error) {
 	if d.Config != nil {
 		d.Config(&cfg)
 	}
+	d.tasks = cfg.Suspend == ota.SuspendBeforeCheck
+	d.hear(&cfg)
 	return cfg, nil
 }
 
@@ -416,7 +429,7 @@ func (d *Device) hooks() ota.Hooks {
 		Suspend: func(context.Context) error {
 			d.event("Suspend")
 			d.told("suspend")
-			return d.Disk.Effect("suspend", func() { d.Suspended = true })
+			return d.quiesce()
 		},
 		Started:  func(*ota.Manifest) { d.event("Started") },
 		Progress: func(int64, int64) { d.event("Progress") },
@@ -425,7 +438,7 @@ func (d *Device) hooks() ota.Hooks {
 		UpToDate: func() { d.event("UpToDate") },
 		Resume: func(context.Context) error {
 			d.event("Resume")
-			return d.Disk.Effect("resume", func() { d.Suspended = false })
+			return d.resume()
 		},
 	}
 }

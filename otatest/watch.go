@@ -77,5 +77,6 @@ type watchedStore struct {
 
 func (w watchedStore) Save(r ota.Record) error {
 	w.d.told("save %s", r.State)
+	w.d.recordsPlant(r)
 	return w.Store.Save(r)
 }
