@@ -51,6 +51,7 @@ type Decision struct {
 	Reading    Reading
 	Error      error // there was no reading
 	Thresholds Thresholds
+	Kept       bool  // [Thresholds.Keep] applied
 	Verdict    error // nil: yes; or a [*ota.Refusal]
 }
 
@@ -120,6 +121,24 @@ func (g *Guard) SetThresholds(t Thresholds) error {
 	g.thresholds = t
 	return nil
 }
+
+// Change replaces the thresholds by what change makes of those in force, as
+// SetThresholds does, and returns both. Nobody else's change comes in between.
+func (g *Guard) Change(change func(Thresholds) Thresholds) (old, now Thresholds, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	old = g.thresholds
+	now = change(old)
+	if err := now.Validate(); err != nil {
+		return old, old, err
+	}
+	g.thresholds = now
+	return old, now, nil
+}
+
+// Alive returns nil if the heartbeats of the last reading, and of its others, have
+// been seen to move in time; or what stands still. A reading without any is not alive.
+func (g *Guard) Alive() error { return errors.New("watch the heartbeat: not written yet") }
 
 // Thresholds returns the thresholds in force.
 func (g *Guard) Thresholds() Thresholds {

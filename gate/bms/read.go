@@ -37,7 +37,7 @@ func ParseReading(data []byte) (Reading, error) {
 	if err != nil {
 		return bad("%w", err)
 	}
-	var r Reading
+	r := Reading{NoAlarms: true} // the form has no place for them
 	var missing []string
 	for _, q := range []Quantity{SoC, TemperatureMin, TemperatureMax, Current} {
 		raw, ok := fields[string(q)]

@@ -19,7 +19,7 @@ const (
 	SoH            Quantity = "soh"             // state of health in %, 0 to 100
 	TemperatureMin Quantity = "temperature_min" // of the coldest place in °C, -60 to 120
 	TemperatureMax Quantity = "temperature_max" // of the hottest place in °C, -60 to 120
-	Current        Quantity = "current"         // A, within ±10,000; signed, but only the magnitude decides
+	Current        Quantity = "current"         // A, within ±10,000; see [Reading.Positive] for the sign; a limit is for the magnitude
 	Voltage        Quantity = "voltage"         // of the battery in V, 0 to 2,000
 	CellMin        Quantity = "cell_min"        // voltage of the lowest cell in V, 0 to 6
 	CellMax        Quantity = "cell_max"        // voltage of the highest cell in V, 0 to 6
@@ -53,17 +53,19 @@ type Signal struct {
 // Beat is what shows that a battery management system is at work, and does not
 // only repeat itself: a counter of its own, or of changes in what it sends.
 type Beat struct {
-	Count  uint64        // it must change
-	Within time.Duration // within this time; 0: [Thresholds.MaxAge]
+	Count  uint64        // it must change; a wrap or a new start from 0 is a change
+	Within time.Duration // within this time, to 5 min; 0: [Thresholds.MaxAge]; below 3 s it counts as 3 s, for questions come a second apart
 }
 
 // Reading is what a battery management system says at one moment.
 type Reading struct {
 	Source  string    // where it comes from, for people
 	Valid   bool      // false: the system itself does not vouch for these values
-	At      time.Time // when it was measured, for signals without a time; zero: not known
+	At      time.Time // when alarms, mode and signals without a time of their own were true; zero: not known, which refuses
 	Signals map[Quantity]Signal
 	Beat    *Beat // nil: the source has none
+
+	Positive Direction // which way a positive current flows
 
 	Alarms     []string   // what the system says is wrong with the battery, sorted, without repeats
 	NoAlarms   bool       // it has no way to tell, so that no alarms mean nothing
@@ -74,9 +76,23 @@ type Reading struct {
 
 	// Others are what other instruments say of the same battery: the converter, a
 	// second bus, or the same quantity worked out in another way. What they and this
-	// reading both have must agree.
+	// reading both have must agree. One that does not answer stays in the list, not
+	// valid, or the reader errs: left out, it would be missed by nobody but
+	// [Thresholds.MinOthers].
 	Others []Reading
 }
+
+// Direction is which way a positive current flows. Two readings with the same name
+// have the same sign convention, whatever it is, so a reader may make up a name for
+// instruments that agree in a way that nobody knows. Without a name only magnitudes
+// can be compared.
+type Direction string
+
+// Directions that are known, and opposite to each other.
+const (
+	Discharging Direction = "discharging" // out of the battery
+	Charging    Direction = "charging"
+)
 
 // Mode is what a battery system does. The zero Mode is not known.
 type Mode string
@@ -130,9 +146,10 @@ func (r *Reading) Set(q Quantity, value float64) {
 }
 
 // Measured returns a valid reading of the four values that every decision needs,
-// in the units of [SoC], [TemperatureMin], [TemperatureMax] and [Current].
+// in the units of [SoC], [TemperatureMin], [TemperatureMax] and [Current]. It knows
+// of no alarms.
 func Measured(soc, temperatureMin, temperatureMax, current float64, at time.Time) Reading {
-	return Reading{Valid: true, At: at, Signals: map[Quantity]Signal{
+	return Reading{Valid: true, NoAlarms: true, At: at, Signals: map[Quantity]Signal{
 		SoC: {Value: soc}, TemperatureMin: {Value: temperatureMin}, TemperatureMax: {Value: temperatureMax}, Current: {Value: current}}}
 }
 

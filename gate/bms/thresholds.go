@@ -15,12 +15,12 @@ type Thresholds struct {
 	MaxCurrent     float64       // A, 0 to 10,000, magnitude
 	MaxAge         time.Duration // of a signal, above 0 to 5 min; and never more than three of its cycles
 
-	RequireBeat bool // a source without a [Beat] refuses
+	RequireBeat bool // a source without a [Beat] refuses; one that there is must always move
 
-	MaxSoC             float64 // %, above MinSoC
-	MinCell, MaxCell   float64 // V, of every cell
-	MaxCellDelta       float64 // V, between the highest and the lowest cell
-	MaxTemperatureRate float64 // K/min, rising
+	MaxSoC             float64 // %, at least MinSoC, to 100
+	MinCell, MaxCell   float64 // V, of every cell, to 6
+	MaxCellDelta       float64 // V, between the highest and the lowest cell, to 6
+	MaxTemperatureRate float64 // K/min, of the highest temperature while it rises, to 60
 
 	Standby       bool       // the mode must be off or standby
 	Contactors    Contactors // must be so
@@ -28,8 +28,9 @@ type Thresholds struct {
 	RequireAlarms bool       // a source that cannot tell of alarms refuses; raised ones always do
 	IgnoreAlarms  []string   // by name: the battery of this device raises them for nothing
 	Agreement     Agreement  // with [Reading.Others]
-	MaxUncounted  float64    // %, of charge that flowed while the state of charge stood still
-	RatedCapacity float64    // Ah, for MaxUncounted where the source does not say
+	MinOthers     int        // so many other instruments there must be
+	MaxUncounted  float64    // %, 1 to 100, of the capacity that flowed while the state of charge stood still
+	RatedCapacity float64    // Ah, for MaxUncounted where the source does not say, to 100,000
 	Keep          Keep       // what is enough once it was allowed
 }
 
@@ -42,20 +43,42 @@ type Agreement struct {
 	CurrentShare float64 // of the greater current, 0 to 1, where that is more; default 0.02
 }
 
-// Keep is hysteresis: once everything was within the thresholds, these are enough
-// until something is outside of them. Zero: the thresholds themselves. They never
-// soften what a release demands.
+// Keep is hysteresis: by how much each limit gives way once everything was within
+// the limits, until something is outside of these. They are margins, from 0 to what
+// is said here, so that they follow limits that are changed, and cannot be on the
+// wrong side: MinSoC 3 lets a minimum of 30 % give way to 27 %. They never soften
+// what a release demands.
 type Keep struct {
-	MinSoC, MaxSoC                 float64 // %
-	MinTemperature, MaxTemperature float64 // °C
-	MaxCurrent                     float64 // A
-	MaxCellDelta                   float64 // V
+	MinSoC, MaxSoC                 float64 // %, to 10
+	MinTemperature, MaxTemperature float64 // K, to 10
+	MaxCurrent                     float64 // A, to as much as the limit itself
+	MaxCellDelta                   float64 // V, to as much as the limit itself
 }
 
 // Default returns the thresholds of the OTA manager's specification: at least
 // 30 %, 0 to 45 °C, at most 10 A. The age of at most 5 s is ours.
 func Default() Thresholds {
 	return Thresholds{MinSoC: 30, MaxTemperature: 45, MinTemperature: 0, MaxCurrent: 10, MaxAge: 5 * time.Second}
+}
+
+// Recommended returns every rule, for a battery system that tells all that they ask
+// for: 30 to 90 %, 5 to 45 °C rising by at most 1 K/min, at most 10 A, cells of
+// 2.9 to 3.55 V (LFP) at most 50 mV apart, standby under remote control, no alarms, a
+// heartbeat that moves, other instruments that agree where there are any, and no
+// more than 3 % of the capacity past a state of charge that stands still. Once
+// allowed, 27 to 92 %, 0 to 47 °C, 12 A and 60 mV are enough. [Thresholds.Contactors]
+// depends on what is updated, and is left open.
+func Recommended() Thresholds {
+	t := Default()
+	t.MinTemperature = 5
+	t.RequireBeat = true
+	t.MaxSoC = 90
+	t.MinCell, t.MaxCell, t.MaxCellDelta = 2.9, 3.55, 0.05
+	t.MaxTemperatureRate = 1
+	t.Standby, t.RemoteControl, t.RequireAlarms = true, true, true
+	t.MaxUncounted = 3
+	t.Keep = Keep{MinSoC: 3, MaxSoC: 2, MinTemperature: 5, MaxTemperature: 2, MaxCurrent: 2, MaxCellDelta: 0.01}
+	return t
 }
 
 // What a reading can plausibly be. Outside of it a sensor or a scale is wrong,
