@@ -1,21 +1,24 @@
 // Package battery simulates a battery for demonstrations and tests: a system of
-// 100 kW and 200 kWh whose 13 modules of 16 LFP cells are in series.
+// 100 kW and 208 kWh whose 13 modules of 16 LFP cells are in series, with the
+// converter that charges and discharges it.
 //
 // Start with [New]; [Battery.Read] is a reader for package bms, and a Battery is
 // an HTTP handler that shows the reading and lets it be changed. It has no access
-// control, so serve it on the loopback only.
+// control, so serve it on the loopback only. [Battery.Measure] returns everything
+// that such a system measures, down to the cells; package simulate puts it on
+// the buses that a real one has.
 //
 // What is promised: the values move as such a battery's do, slowly and without
 // jumps, what is set stays until load moves it, and the same seed, script and
-// times give the same readings. It is no model of cells or of a management
-// system.
+// times give the same readings. Voltages, currents and powers fit together. It is
+// no model for the design of cells or of a management system: the curves have
+// the right shape and size, no more.
 package battery
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -24,29 +27,22 @@ import (
 	"github.com/interlock-energy/ota/gate/bms"
 )
 
-// The simulated system. Temperatures follow the load with one time constant.
-const (
-	Modules        = 13
-	CellsPerModule = 16
-
-	capacity   = 314.0                            // Ah, of the cells in series: 3.2 V x 208 x 314 Ah are 209 kWh
-	fullLoad   = 150.0                            // A, 100 kW at 666 V
-	heating    = 12.0                             // K at full load, after a long time
-	settling   = 30 * time.Minute                 // time constant of the temperatures
-	tempNoise  = 0.1                              // K
-	ampNoise   = 0.2                              // A
-	spreadRest = Modules * CellsPerModule / 100.0 // K between the coldest and the hottest cell at rest
-)
-
 // Settings changes a battery. A nil field changes nothing.
 type Settings struct {
 	SoC            *float64 `json:"soc,omitempty"`             // %, 0 to 100
 	TemperatureMin *float64 `json:"temperature_min,omitempty"` // °C at rest, -60 to 120
 	TemperatureMax *float64 `json:"temperature_max,omitempty"` // °C at rest, -60 to 120, not below TemperatureMin
-	Current        *float64 `json:"current,omitempty"`         // A, within ±1,000; above 0 discharges
+	Current        *float64 `json:"current,omitempty"`         // A, within ±1,000, while the converter has no set-point; above 0 discharges
+	SoH            *float64 `json:"soh,omitempty"`             // %, 0 to 100
 	Valid          *bool    `json:"valid,omitempty"`           // false: the readings are marked as not valid
 	Frozen         *bool    `json:"frozen,omitempty"`          // true: the last reading stays, with its time
 	Absent         *bool    `json:"absent,omitempty"`          // true: there is no reading at all
+
+	Imbalance      *float64 `json:"imbalance,omitempty"`       // mV that one cell is below the others, 0 to 500
+	ContactorsOpen *bool    `json:"contactors_open,omitempty"` // an order; closing takes as long as the precharge
+	ContactorFault *bool    `json:"contactor_fault,omitempty"` // true: the contactors are open, and it is an alarm
+	Overheating    *bool    `json:"overheating,omitempty"`     // true: one module heats up to 58 °C; false: it cools down
+	OtherAlarm     *bool    `json:"other_alarm,omitempty"`     // true: the management system raises an alarm that has no name
 }
 
 // Step is a line of a script.
@@ -68,21 +64,12 @@ type Config struct {
 type Battery struct {
 	mu     sync.Mutex
 	rng    *rand.Rand // nil: no noise
+	seed   uint64
+	noise  bool
+	cells  cells
 	start  time.Time
 	script []Step // what is left of it
 	state  state
-}
-
-// state is everything that moves. It is a value, so that a change that is
-// refused leaves nothing behind.
-type state struct {
-	at                time.Time
-	soc               float64 // %
-	cold, hot         float64 // °C
-	restCold, restHot float64 // °C without load
-	current           float64 // A
-	valid, absent     bool
-	frozen            *bms.Reading
 }
 
 // ErrAbsent is what [Battery.Read] returns while there is no reading.
@@ -91,9 +78,7 @@ var ErrAbsent = errors.New("the battery management system does not answer")
 // New returns a battery that begins now.
 func New(cfg Config) (*Battery, error) {
 	now := time.Now()
-	b := &Battery{start: now, script: slices.Clone(cfg.Script), state: state{at: now, soc: 60, valid: true}}
-	b.state.cold, b.state.hot = 22-spreadRest/2, 22+spreadRest/2
-	b.state.restCold, b.state.restHot = b.state.cold, b.state.hot
+	b := &Battery{start: now, script: slices.Clone(cfg.Script), state: newState(now), seed: cfg.Seed, noise: cfg.Noise, cells: newCells(cfg.Seed)}
 	if cfg.Noise {
 		b.rng = rand.New(rand.NewPCG(cfg.Seed, 0))
 	}
@@ -138,41 +123,6 @@ func (b *Battery) set(s Settings) error {
 	return nil
 }
 
-func (s *state) set(to Settings) error {
-	for _, v := range []struct {
-		name        string
-		to          *float64
-		least, most float64
-		is, rest    *float64
-	}{
-		{"soc", to.SoC, 0, 100, &s.soc, nil},
-		{"temperature_min", to.TemperatureMin, -60, 120, &s.cold, &s.restCold},
-		{"temperature_max", to.TemperatureMax, -60, 120, &s.hot, &s.restHot},
-		{"current", to.Current, -1000, 1000, &s.current, nil},
-	} {
-		if v.to == nil {
-			continue
-		}
-		if !(*v.to >= v.least && *v.to <= v.most) { // written so that NaN is refused
-			return fmt.Errorf("set the battery: %s %v, want %v to %v", v.name, *v.to, v.least, v.most)
-		}
-		*v.is = *v.to
-		if v.rest != nil {
-			*v.rest = *v.to
-		}
-	}
-	if s.cold > s.hot || s.restCold > s.restHot {
-		return fmt.Errorf("set the battery: temperature_min %.1f °C is above temperature_max %.1f °C; set both", s.cold, s.hot)
-	}
-	if to.Valid != nil {
-		s.valid = *to.Valid
-	}
-	if to.Absent != nil {
-		s.absent = *to.Absent
-	}
-	return nil
-}
-
 // Read is a [bms.Reader].
 func (b *Battery) Read(ctx context.Context) (bms.Reading, error) {
 	if err := ctx.Err(); err != nil {
@@ -198,7 +148,7 @@ func (b *Battery) reading() bms.Reading {
 		t = tempNoise * (2*b.rng.Float64() - 1)
 		i = ampNoise * (2*b.rng.Float64() - 1)
 	}
-	r := bms.Measured(s.soc, s.cold+t, s.hot+t, s.current+i, s.at)
+	r := bms.Measured(s.soc, s.cold+t, s.hot+s.extra+t, s.current+i, s.at)
 	r.Valid, r.Source = s.valid, "simulated battery"
 	return r
 }
@@ -216,21 +166,4 @@ func (b *Battery) advance(now time.Time) {
 		}
 	}
 	b.state.advance(now)
-}
-
-func (s *state) advance(now time.Time) {
-	d := now.Sub(s.at)
-	if d <= 0 {
-		return
-	}
-	s.at = now
-	s.soc -= s.current * d.Hours() / capacity * 100
-	heat := heating * (s.current / fullLoad) * (s.current / fullLoad)
-	left := math.Exp(-d.Seconds() / settling.Seconds())
-	s.cold = s.restCold + heat + (s.cold-s.restCold-heat)*left
-	s.hot = s.restHot + heat + (s.hot-s.restHot-heat)*left
-	if s.soc <= 0 && s.current > 0 || s.soc >= 100 && s.current < 0 {
-		s.current = 0 // empty or full: no more in this direction
-	}
-	s.soc = min(max(s.soc, 0), 100)
 }
