@@ -29,7 +29,7 @@ func (b *blocks) alarms(r *Battery) {
 		silent = append(silent, err.Error())
 	} else {
 		for i := range n {
-			path, who := fmt.Sprintf("string[%d].Str", i+1), fmt.Sprintf("string %d ", i+1)
+			path, who := Path("string", i+1, "Str"), fmt.Sprintf("string %d ", i+1)
 			ask(b.bank, path, who)
 			r.connectFailure(b.bank, path+"ConFail", who)
 		}
@@ -120,7 +120,7 @@ func (b *blocks) converterAlarms(r *Battery) {
 	}
 	n, _ := b.repeats(b.dc, "Prt") // consistent has made sure that they can be counted
 	for i := range n {
-		add(b.dc, fmt.Sprintf("Prt[%d].DCAlrm", i+1), fmt.Sprintf("port %d ", i+1))
+		add(b.dc, Path("Prt", i+1, "DCAlrm"), fmt.Sprintf("port %d ", i+1))
 	}
 }
 

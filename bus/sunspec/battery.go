@@ -196,7 +196,7 @@ func (b *blocks) contactors() []Contactor {
 	var all []Contactor
 	n, _ := b.repeats(b.bank, "string") // consistent has made sure that they can be counted
 	for i := range n {
-		all = append(all, contactor(b.bank, fmt.Sprintf("string[%d].StrSt", i+1), i+1))
+		all = append(all, contactor(b.bank, Path("string", i+1, "StrSt"), i+1))
 	}
 	if len(all) > 0 {
 		return all

@@ -163,3 +163,8 @@ func (d *Definition) size(repeats int) int {
 	}
 	return size
 }
+
+// Path is the path of a point in a group that repeats; index counts from 1.
+func Path(group string, index int, point string) string {
+	return group + "[" + strconv.Itoa(index) + "]." + point
+}

@@ -75,6 +75,7 @@ func walk(ctx context.Context, regs Registers, base uint16, maxModels int) (*Dev
 		maxModels = usualMaxModels
 	}
 	d := &Device{Base: base}
+	instances := map[uint16]int{}
 	for at := int(base) + 2; ; {
 		if at > 0xFFFF {
 			return d, fmt.Errorf("read the model after %d: the map runs past register 65535 without an end: %w", len(d.Models), ErrMap)
@@ -96,10 +97,11 @@ func walk(ctx context.Context, regs Registers, base uint16, maxModels int) (*Dev
 		if err != nil {
 			return d, fmt.Errorf("read the length of model %d at %d: %w: %w", id[0], at+1, ErrMap, err)
 		}
-		m := Model{ID: id[0], Address: uint16(at), Length: length[0], Instance: len(d.Find(id[0])) + 1}
+		m := Model{ID: id[0], Address: uint16(at), Length: length[0], Instance: instances[id[0]] + 1}
 		if at+1+int(m.Length) > 0xFFFF {
 			return d, fmt.Errorf("read model %d at %d: its length %d runs past register 65535: %w", m.ID, at, m.Length, ErrMap)
 		}
+		instances[m.ID]++
 		d.Models = append(d.Models, m)
 		at += 2 + int(m.Length)
 	}

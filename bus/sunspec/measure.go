@@ -97,7 +97,7 @@ func (b *blocks) ofGroup(of Block, group, name string) []Quantity {
 	}
 	var all []Quantity
 	for i := range n {
-		all = append(all, quantity(of, fmt.Sprintf("%s[%d].%s", group, i+1, name)))
+		all = append(all, quantity(of, Path(group, i+1, name)))
 	}
 	return all
 }
@@ -119,7 +119,7 @@ func (b *blocks) ofPorts(name string) []Quantity {
 	}
 	var all []Quantity
 	for i := range n {
-		path := fmt.Sprintf("Prt[%d].", i+1)
+		path := Path("Prt", i+1, "")
 		kind, err := b.dc.Enum(path + "PrtTyp")
 		if err != nil { // it may be the battery's
 			return []Quantity{none(from(b.dc, name), err.Error())}
