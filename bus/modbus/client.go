@@ -3,9 +3,10 @@ package modbus
 import (
 	"context"
 	"crypto/tls"
-	"errors"
+	"fmt"
 	"io"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -48,88 +49,98 @@ type Config struct {
 
 // Client asks Modbus servers. Its methods may be called by many goroutines: on TCP up
 // to Config.Window of them are in flight, on RTU one waits for the other.
-type Client struct{}
+//
+// Errors are an Exception, wrap ErrRequest, ErrAnswer, ErrNoAnswer or ErrClosed, are
+// those of the context, or say how the connection broke.
+type Client struct {
+	config Config
+	link   link
+	calls  sync.Pool
+}
+
+// link is a way to a server, which is opened when it is needed.
+type link interface {
+	// exchange sends c.request and waits for c.answer, once.
+	exchange(ctx context.Context, c *call) error
+	// silent is told that no try of a call got an answer. before is what heard said first.
+	silent(before uint64)
+	heard() uint64
+	broadcasts() bool // whether unit 0 is everybody, who do not answer
+	close()
+}
+
+// call is a request and its answer. It is used again, so that asking does not allocate.
+type call struct {
+	unit    byte
+	buffer  [MaxPDU]byte
+	request []byte // a view of buffer
+	answer  [MaxPDU]byte
+	size    int         // of the answer
+	sent    bool        // it may be on the wire, so that a write may have been done
+	done    chan error  // TCP: the answer is there
+	timer   *time.Timer // TCP: for how long it waits
+}
+
+// dialTimeout bounds how long a connection takes to be made, on top of the context.
+const dialTimeout = 5 * time.Second
 
 // Dial connects to a TCP server, "192.168.1.5:502", with TLS if c.TLS is set (port 802).
+// The connection is made again when it breaks.
 func Dial(ctx context.Context, address string, c Config) (*Client, error) {
-	return nil, errors.ErrUnsupported
+	if c.Redial == nil {
+		c.Redial = func(ctx context.Context) (io.ReadWriteCloser, error) {
+			if c.TLS != nil {
+				return (&tls.Dialer{Config: c.TLS}).DialContext(ctx, "tcp", address)
+			}
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := c.Redial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connect to Modbus server %s: %w", address, err)
+	}
+	return newClient(c, func(c Config) link { return newTCP(conn, c) }), nil
 }
 
 // NewTCP returns a client of a TCP connection; nil: it is made by c.Redial when needed.
-func NewTCP(conn net.Conn, c Config) *Client { return &Client{} }
+func NewTCP(conn io.ReadWriteCloser, c Config) *Client {
+	return newClient(c, func(c Config) link { return newTCP(conn, c) })
+}
 
-// NewRTU returns a client of a serial line; nil: it is opened by c.Redial when needed.
-func NewRTU(line io.ReadWriteCloser, c Config) *Client { return &Client{} }
+// NewRTU returns a client of a serial line, whose reads have to wait for bytes; nil: it
+// is opened by c.Redial when needed.
+func NewRTU(line io.ReadWriteCloser, c Config) *Client {
+	return newClient(c, func(c Config) link { return newRTU(line, c) })
+}
+
+func newClient(c Config, open func(Config) link) *Client {
+	if c.Timeout <= 0 {
+		c.Timeout = time.Second
+	}
+	switch {
+	case c.Retries == 0:
+		c.Retries = 2
+	case c.Retries < 0:
+		c.Retries = 0
+	}
+	if c.Window <= 0 {
+		c.Window = 8
+	}
+	c.Window = min(c.Window, 1000)
+	if c.Turnaround <= 0 {
+		c.Turnaround = 100 * time.Millisecond
+	}
+	return &Client{config: c, link: open(c), calls: sync.Pool{New: func() any {
+		timer := time.NewTimer(time.Hour)
+		timer.Stop()
+		return &call{done: make(chan error, 1), timer: timer}
+	}}}
+}
 
 // Close ends all calls and closes the connection.
-func (c *Client) Close() error { return nil }
-
-func (c *Client) ReadCoils(ctx context.Context, unit byte, address, count uint16) ([]bool, error) {
-	return nil, errors.ErrUnsupported
-}
-func (c *Client) ReadDiscreteInputs(ctx context.Context, unit byte, address, count uint16) ([]bool, error) {
-	return nil, errors.ErrUnsupported
-}
-func (c *Client) ReadHolding(ctx context.Context, unit byte, address, count uint16) ([]uint16, error) {
-	return nil, errors.ErrUnsupported
-}
-func (c *Client) ReadInput(ctx context.Context, unit byte, address, count uint16) ([]uint16, error) {
-	return nil, errors.ErrUnsupported
-}
-func (c *Client) ReadHoldingInto(ctx context.Context, unit byte, address uint16, dst []uint16) error {
-	return errors.ErrUnsupported
-}
-func (c *Client) ReadInputInto(ctx context.Context, unit byte, address uint16, dst []uint16) error {
-	return errors.ErrUnsupported
-}
-func (c *Client) WriteCoil(ctx context.Context, unit byte, address uint16, on bool) error {
-	return errors.ErrUnsupported
-}
-func (c *Client) WriteRegister(ctx context.Context, unit byte, address, value uint16) error {
-	return errors.ErrUnsupported
-}
-func (c *Client) WriteCoils(ctx context.Context, unit byte, address uint16, values []bool) error {
-	return errors.ErrUnsupported
-}
-func (c *Client) WriteRegisters(ctx context.Context, unit byte, address uint16, values []uint16) error {
-	return errors.ErrUnsupported
-}
-func (c *Client) MaskWrite(ctx context.Context, unit byte, address, and, or uint16) error {
-	return errors.ErrUnsupported
-}
-
-// ReadWrite writes, then reads, in one transaction.
-func (c *Client) ReadWrite(ctx context.Context, unit byte, read, count, write uint16, values []uint16) ([]uint16, error) {
-	return nil, errors.ErrUnsupported
-}
-func (c *Client) ReadFIFO(ctx context.Context, unit byte, address uint16) ([]uint16, error) {
-	return nil, errors.ErrUnsupported
-}
-func (c *Client) ReadFile(ctx context.Context, unit byte, file, record, count uint16) ([]uint16, error) {
-	return nil, errors.ErrUnsupported
-}
-func (c *Client) WriteFile(ctx context.Context, unit byte, file, record uint16, values []uint16) error {
-	return errors.ErrUnsupported
-}
-
-// Unit is a client's view of one device.
-type Unit struct {
-	Client *Client
-	ID     byte
-}
-
-// Unit returns the view of one device: on TCP mostly 1 or 255, on RTU 1 to 247.
-func (c *Client) Unit(id byte) Unit { return Unit{c, id} }
-
-func (u Unit) ReadHolding(ctx context.Context, address, count uint16) ([]uint16, error) {
-	return u.Client.ReadHolding(ctx, u.ID, address, count)
-}
-func (u Unit) ReadInput(ctx context.Context, address, count uint16) ([]uint16, error) {
-	return u.Client.ReadInput(ctx, u.ID, address, count)
-}
-func (u Unit) WriteRegister(ctx context.Context, address, value uint16) error {
-	return u.Client.WriteRegister(ctx, u.ID, address, value)
-}
-func (u Unit) WriteRegisters(ctx context.Context, address uint16, values []uint16) error {
-	return u.Client.WriteRegisters(ctx, u.ID, address, values)
+func (c *Client) Close() error {
+	c.link.close()
+	return nil
 }
