@@ -15,7 +15,8 @@ type rtuLink struct {
 	turn   chan struct{} // one place
 	closed chan struct{}
 	frames framer        // guarded by turn
-	wait   time.Duration // silence before the next request; guarded by turn
+	wait   time.Duration // silence before the next request, and
+	since  time.Time     // from when on; guarded by turn
 
 	mu   sync.Mutex
 	line *line // nil: none yet
@@ -95,9 +96,10 @@ func (r *rtuLink) exchange(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := l.settle(ctx, max(r.wait, silence(r.config.Baud)), r.config.Timeout+r.wait); err != nil {
+	if err := l.settle(ctx, r.since, max(r.wait, silence(r.config.Baud)), r.config.Timeout+r.wait); err != nil {
 		return err
 	}
+	defer func() { r.since = time.Now() }()
 	var b [maxRTU]byte
 	request := AppendRTU(b[:0], c.unit, c.request)
 	onWire := charTime(r.config.Baud) * time.Duration(len(request))

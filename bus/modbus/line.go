@@ -74,14 +74,19 @@ func (l *line) lastByte() time.Time {
 	return l.last
 }
 
-// settle waits until nothing has come or gone for so long, and forgets what did. A line
-// that is never quiet is an error after the time that limit gives.
-func (l *line) settle(ctx context.Context, wait, limit time.Duration) error {
+// settle waits until nothing has come or gone for so long, counted from since at the
+// earliest, and forgets what did. A line that is never quiet is an error after the time
+// that limit gives.
+func (l *line) settle(ctx context.Context, since time.Time, wait, limit time.Duration) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	begin := time.Now()
 	for {
-		left := wait - time.Since(l.lastByte())
+		from := l.lastByte()
+		if from.Before(since) {
+			from = since
+		}
+		left := wait - time.Since(from)
 		if left <= 0 {
 			var b [4 * maxRTU]byte
 			_, err := l.take(b[:])
