@@ -63,6 +63,7 @@ type Manager struct {
 	standing      error         // the symptom
 	quietAt       time.Time     // no Suspend for a way back out of a soak before
 	leaveAt       time.Time     // no restart for one before
+	untold        bool          // the bootloader would not try the old slot for one
 	unquiet       error         // of the last Suspend for one
 	quiet         bool          // Suspend has returned in this process, and Resume was not called since
 }

@@ -149,7 +149,16 @@ func (m *Manager) leave(ctx context.Context, r Record, b Boot) (Record, error) {
 		if err := m.markGood(ctx); err != nil { // forgets the last try
 			return r, bootError{fmt.Errorf("mark slot %s good: %w", b.Slot, err)}
 		}
-		return m.noReturn(r, b, coded(ErrorCode(r.Code), "%s", r.Reason)), nil
+		return m.noReturn(r, b, coded(ErrorCode(r.Code), "%s; and the device did not return to slot %s in %d tries", r.Reason, r.OldSlot, r.Returns)), nil
+	}
+	again := m.untold
+	if again { // the plant is not quiesced again before the bootloader does what it is told
+		if time.Now().Before(m.leaveAt) {
+			return r, errWaiting
+		}
+		if err := m.tryOld(ctx, &r); err != nil {
+			return m.stay(ctx, r, err)
+		}
 	}
 	quiesced := false
 	if m.cfg.Hooks.Suspend != nil && !time.Now().Before(m.quietAt) {
@@ -159,7 +168,9 @@ func (m *Manager) leave(ctx context.Context, r Record, b Boot) (Record, error) {
 		quiesced = m.unquiet == nil
 	}
 	if !quiesced { // asked all the time, so that a dwell time can pass
-		if err := m.ask(ctx, r, BeforeRestart, StatusRollingBack); err != nil {
+		if err := m.ask(ctx, r, BeforeRestart, StatusRollingBack); err != nil && again {
+			return m.stay(ctx, r, err)
+		} else if err != nil {
 			return r, m.held(r, err)
 		}
 		if time.Now().Before(m.leaveAt) {
@@ -172,12 +183,12 @@ func (m *Manager) leave(ctx context.Context, r Record, b Boot) (Record, error) {
 	if err := m.save(going); err != nil {
 		return m.stay(ctx, r, err)
 	}
-	if err := m.cfg.Slots.Try(ctx, r.OldSlot); err != nil {
-		return m.stay(ctx, r, fmt.Errorf("try slot %s: %w", r.OldSlot, err))
+	if err := m.tryOld(ctx, &r); err != nil {
+		return m.stay(ctx, r, err)
 	}
 	if !quiesced {
 		if err := m.ask(ctx, r, AtRestart, StatusRollingBack); err != nil {
-			return m.stay(ctx, r, m.held(r, err))
+			return m.stay(ctx, r, err)
 		}
 	}
 	if err := m.cfg.Slots.Reboot(ctx); err != nil {
@@ -185,6 +196,19 @@ func (m *Manager) leave(ctx context.Context, r Record, b Boot) (Record, error) {
 	}
 	m.rebooting = time.Now()
 	return going, errWaiting
+}
+
+// tryOld tells the bootloader to go back. An old image that it refuses, because it is
+// damaged, counts as a return that did not succeed: no waiting mends it.
+func (m *Manager) tryOld(ctx context.Context, r *Record) error {
+	err := m.cfg.Slots.Try(ctx, r.OldSlot)
+	if m.untold = err != nil; !m.untold {
+		return nil
+	}
+	if code := CodeOf(err); code == ErrValidation || code == ErrIncompatible {
+		r.Returns++
+	}
+	return fmt.Errorf("try slot %s: %w", r.OldSlot, err)
 }
 
 // leaving waits for the restart that leave has asked for. Whoever finds the record so
@@ -216,7 +240,7 @@ func (m *Manager) stay(ctx context.Context, r Record, err error) (Record, error)
 	m.leaveAt = time.Now().Add(m.jitter(restartRetry))
 	m.quietAt = m.leaveAt
 	r.State = Soak
-	return r, err
+	return r, m.held(r, err)
 }
 
 // held says why the device goes back, and why not yet.

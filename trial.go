@@ -199,7 +199,7 @@ func (m *Manager) rollBack(ctx context.Context, r Record, b Boot) (Record, error
 	}
 	if r.BootID != b.ID {
 		if r.Returns >= m.cfg.MaxTries {
-			return m.noReturn(r, b, why), nil
+			return m.noReturn(r, b, fmt.Errorf("%w; and the device did not return to slot %s in %d restarts", why, r.OldSlot, r.Returns)), nil
 		}
 		r.BootID, r.Returns = b.ID, r.Returns+1
 		if err := m.save(r); err != nil {
@@ -225,5 +225,5 @@ func (m *Manager) rollBack(ctx context.Context, r Record, b Boot) (Record, error
 func (m *Manager) noReturn(r Record, b Boot, why error) Record {
 	r.Running, r.Previous = Installed{Slot: b.Slot, Version: m.cfg.Version, SecurityVersion: m.cfg.SecurityVersion}, Installed{}
 	m.stays = true
-	return m.end(r, b, Failed, fmt.Errorf("%w; and the device did not return to slot %s in %d restarts", why, r.OldSlot, r.Returns))
+	return m.end(r, b, Failed, why)
 }

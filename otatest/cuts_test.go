@@ -29,6 +29,8 @@ var sum struct {
 	lines    map[string]otatest.Tally // by backend
 	cuts     int
 	failures int
+	plant    int // devices that were cut with the plant quiesced
+	stuck    int // of these, those that never resumed it
 }
 
 func TestMain(m *testing.M) {
@@ -36,6 +38,7 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	if sum.cuts > 0 {
 		fmt.Print(table())
+		fmt.Printf("plant: %d cuts between quiesce and resume, %d of them never resumed\n", sum.plant, sum.stuck)
 		fmt.Printf("cuts: %d, failures: %d\n", sum.cuts, sum.failures)
 	}
 	os.Exit(code)
@@ -55,8 +58,12 @@ var sizes = []size{
 	{"pairs", 1, otatest.Options{Step: 1009, Second: 1}, otatest.Options{Step: 1, Second: 1}},
 }
 
-// takes reports whether sc on b is small enough for every pair of cuts.
+// takes reports whether sc on b is small enough for every pair of cuts, and whether
+// the size of the image matters to it.
 func (s size) takes(b backend, sc otatest.Scenario) bool {
+	if sc.Installed {
+		return s.name == "two" || s.name == "pairs" && *all && b.name == "file"
+	}
 	return s.name != "pairs" || b.name == "file" && (sc.Name == "good image" || sc.Name == "a person goes back")
 }
 
@@ -118,6 +125,8 @@ func cut(t *testing.T, name string, b backend, sc otatest.Scenario, opt otatest.
 	defer sum.Unlock()
 	sum.cuts += tally.Cuts
 	sum.failures += len(tally.Failures)
+	sum.plant += tally.Plant
+	sum.stuck += tally.Stuck
 	if sum.lines == nil {
 		sum.lines = map[string]otatest.Tally{}
 	}

@@ -14,6 +14,9 @@ type Scenario struct {
 	Name string
 	// Start makes the device, once. Every run begins with a copy of it.
 	Start func(b Backend) (*Device, error)
+	// Installed says that it begins with the new firmware on trial, so that the size of
+	// the image matters little.
+	Installed bool
 	// Setup, if set, prepares each copy: hooks belong here.
 	Setup func(d *Device)
 	// Want lists the versions that may run at the end, whatever is cut.
@@ -46,6 +49,7 @@ func Scenarios(chunks int) []Scenario {
 			Setup: func(d *Device) { d.Config = func(c *ota.Config) { c.Suspend = ota.SuspendBeforeCheck } }},
 		{Name: "a person goes back", Start: updated(old, good), Setup: goBack, Want: []string{"1.0.0"}, Results: succeeds},
 	}
+	list = append(list, soaks(old, good)...)
 	for _, when := range []string{"write", "sync", "save", "try", "suspend"} {
 		list = append(list, abortAt(when, to(good)))
 	}
