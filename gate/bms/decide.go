@@ -3,6 +3,7 @@ package bms
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -10,65 +11,61 @@ import (
 	"github.com/interlock-energy/ota"
 )
 
-// Decide is the decision of [Guard.Gate] for a reading at the time now: nil, or
-// a [*ota.Refusal] that names all conditions that do not hold. The code is
-// [ota.ErrBatteryLow] if the state of charge is known and too low, and nothing
-// else is wrong; otherwise it is [ota.ErrBMSUnsafe].
+// Decide is the decision of [Guard.Gate] for a reading at the time now, as far as it
+// needs no earlier readings: nil, or a [*ota.Refusal] that names all conditions that
+// do not hold. The code is [ota.ErrBatteryLow] if the state of charge is known and
+// too low, and nothing else is wrong; otherwise it is [ota.ErrBMSUnsafe]. Whether a
+// heartbeat moves, [Thresholds.MaxTemperatureRate], [Thresholds.MaxUncounted] and
+// [Thresholds.Keep] need a [Guard].
 //
 // Limits of m apply where they are stricter than t; m may be nil. Edges are
-// within: 30.0 % is enough for a minimum of 30 %. The age of a reading is taken
-// from the monotonic clock if both times have it.
+// within: 30.0 % is enough for a minimum of 30 %. Ages are taken from the monotonic
+// clock or from the wall clock, whichever says more.
 func Decide(r Reading, t Thresholds, m *ota.Manifest, now time.Time) error {
-	d := decision{low: true}
+	return judge(&r, t, false, m, now).verdict()
+}
+
+// judge applies every rule that needs no earlier readings.
+func judge(r *Reading, t Thresholds, kept bool, m *ota.Manifest, now time.Time) *decision {
+	d := &decision{r: r, t: t, now: now, low: true}
 	if err := t.Validate(); err != nil {
 		d.unsafe("%v", err)
 	}
-	d.trust(r, t, now)
-
-	limits, release := ota.Limits{}, ""
+	if kept {
+		d.t, d.strict = t.kept(), &t
+	}
 	if m != nil {
-		limits, release = m.Limits, " for release "+m.Version
+		d.limits, d.release = m.Limits, " for release "+m.Version
 	}
-	want := stricter{release: release}
-
-	if v := r.Value(SoC); d.plausible("state of charge", v, 0, 100, "%") {
-		if limit, whose := want.atLeast(t.MinSoC, limits.MinSoC); !(v >= limit) {
-			d.no(ota.ErrBatteryLow, "state of charge %s %%, want at least %s %%%s", number(v, limit), exact(limit), whose)
+	used := d.needed()
+	if t.MaxUncounted > 0 {
+		used = append(used, Capacity) // where the source says it, this is what is taken
+	}
+	d.trust(r, used)
+	if r.Beat == nil && t.RequireBeat {
+		d.unsafe("%s has no heartbeat, so that nobody can tell whether it repeats old values", r.who())
+	}
+	for _, i := range r.instruments() {
+		if b := i.Beat; b != nil && (b.Within < 0 || b.Within > longestAge) {
+			d.unsafe("the heartbeat of %s is due within %v, want 0 to %v", i.who(), b.Within, longestAge)
 		}
 	}
-	low, high := r.Value(TemperatureMin), r.Value(TemperatureMax)
-	cold := d.plausible("lowest temperature", low, lowestTemperature, highestTemperature, "°C")
-	if cold {
-		if limit, whose := want.atLeast(t.MinTemperature, limits.MinTemperature); !(low >= limit) {
-			d.unsafe("lowest temperature %s °C, want at least %s °C%s", number(low, limit), exact(limit), whose)
-		}
-	}
-	hot := d.plausible("highest temperature", high, lowestTemperature, highestTemperature, "°C")
-	if hot {
-		if limit, whose := want.atMost(t.MaxTemperature, limits.MaxTemperature); !(high <= limit) {
-			d.unsafe("highest temperature %s °C, want at most %s °C%s", number(high, limit), exact(limit), whose)
-		}
-	}
-	if cold && hot && low > high {
-		d.unsafe("lowest temperature %s °C is above the highest, %s °C", exact(low), exact(high))
-	}
-	if v := r.Value(Current); d.plausible("current", v, -highestCurrent, highestCurrent, "A") {
-		if limit, whose := want.atMost(t.MaxCurrent, limits.MaxCurrent); !(math.Abs(v) <= limit) {
-			d.unsafe("current %s A, want at most %s A in either direction%s", number(v, limit), exact(limit), whose)
-		}
-	}
-
-	if len(d.reasons) == 0 {
-		return nil
-	}
-	code := ota.ErrBMSUnsafe
-	if d.low {
-		code = ota.ErrBatteryLow
-	}
-	return &ota.Refusal{Code: code, Reason: strings.Join(d.reasons, "; "), Signals: r.Tell()}
+	d.values()
+	d.state()
+	d.alarms()
+	d.others()
+	return d
 }
 
+// A decision is what is wrong so far.
 type decision struct {
+	r       *Reading
+	t       Thresholds
+	strict  *Thresholds // what t would be if nothing had been allowed before; nil: t
+	limits  ota.Limits
+	release string // " for release 1.2.0"
+	now     time.Time
+
 	reasons []string
 	low     bool // so far nothing is wrong but the state of charge
 }
@@ -80,8 +77,35 @@ func (d *decision) no(code ota.ErrorCode, format string, a ...any) {
 
 func (d *decision) unsafe(format string, a ...any) { d.no(ota.ErrBMSUnsafe, format, a...) }
 
-// trust checks whether r may be believed at all.
-func (d *decision) trust(r Reading, t Thresholds, now time.Time) {
+func (d *decision) verdict() error {
+	if len(d.reasons) == 0 {
+		return nil
+	}
+	code := ota.ErrBMSUnsafe
+	if d.low {
+		code = ota.ErrBatteryLow
+	}
+	return &ota.Refusal{Code: code, Reason: strings.Join(d.reasons, "; "), Signals: d.r.Tell()}
+}
+
+// needed are the quantities that a rule in force looks at.
+func (d *decision) needed() []Quantity {
+	need := []Quantity{SoC, TemperatureMin, TemperatureMax, Current}
+	if d.t.MinCell > 0 || d.t.MaxCellDelta > 0 {
+		need = append(need, CellMin)
+	}
+	if d.t.MaxCell > 0 || d.t.MaxCellDelta > 0 {
+		need = append(need, CellMax)
+	}
+	if d.t.MaxUncounted > 0 && !(d.t.RatedCapacity > 0) {
+		need = append(need, Capacity)
+	}
+	return need
+}
+
+// trust checks whether r may be believed at all: that the system vouches for it, and
+// that everything that is looked at is fresh.
+func (d *decision) trust(r *Reading, used []Quantity) {
 	from := "the reading"
 	if r.Source != "" {
 		from = "the reading of " + r.Source
@@ -89,53 +113,184 @@ func (d *decision) trust(r Reading, t Thresholds, now time.Time) {
 	if !r.Valid {
 		d.unsafe("%s is marked as not valid", from)
 	}
-	if r.At.IsZero() {
+	stale := r.At.IsZero()
+	if stale {
 		d.unsafe("%s has no time", from)
-		return
+	} else {
+		stale = d.old(from, r.At, d.t.MaxAge, "")
 	}
-	switch age := now.Sub(r.At); {
-	case age > t.MaxAge:
-		d.unsafe("%s is %v old, want at most %v", from, age.Round(time.Millisecond), t.MaxAge)
-	case age < -aheadAtMost:
-		d.unsafe("%s is from %v in the future; check the clocks", from, (-age).Round(time.Millisecond))
+	for _, u := range units {
+		s := r.Signals[u.q]
+		if !slices.Contains(used, u.q) || math.IsNaN(r.Value(u.q)) {
+			continue
+		}
+		limit, whose := d.t.MaxAge, ""
+		if s.Cycle > 0 && s.Cycle < limit && 3*s.Cycle < limit {
+			limit, whose = 3*s.Cycle, ", three of its cycles"
+		}
+		if s.At.IsZero() && (stale || whose == "") {
+			continue // as old as the reading, which is judged
+		}
+		d.old(u.name+r.of(), r.at(u.q), limit, whose)
 	}
 }
 
-// plausible reports whether v can be such a value, and refuses otherwise.
-func (d *decision) plausible(name string, v, least, most float64, unit string) bool {
+// old refuses what is from too long ago, or from the future.
+func (d *decision) old(what string, at time.Time, limit time.Duration, whose string) bool {
+	switch age := elapsed(at, d.now); {
+	case age > limit:
+		d.unsafe("%s is %v old, want at most %v%s", what, span(age, limit), limit, whose)
+	case age < -aheadAtMost:
+		d.unsafe("%s is from %v in the future; check the clocks", what, span(-age, aheadAtMost))
+	default:
+		return false
+	}
+	return true
+}
+
+// elapsed is the time between two moments by the clock that says more. The
+// monotonic clock of Linux stands still while the system sleeps; the wall clock does
+// not. One that is set forward costs a reading, which is the safe side.
+func elapsed(from, to time.Time) time.Duration {
+	return max(to.Sub(from), to.Round(0).Sub(from.Round(0)))
+}
+
+// span formats d to the millisecond, or exactly where that would read as the limit.
+func span(d, limit time.Duration) time.Duration {
+	if short := d.Round(time.Millisecond); short != limit {
+		return short
+	}
+	return d
+}
+
+// values holds every signal against what it can be, and against the limits.
+func (d *decision) values() {
+	r, need := d.r, d.needed()
+	ok := map[Quantity]bool{}
+	for _, u := range units {
+		if ok[u.q] = d.plausible(u, r.Value(u.q), slices.Contains(need, u.q)); ok[u.q] {
+			d.within(u, r.Value(u.q))
+		}
+	}
+	if low, high := r.Value(TemperatureMin), r.Value(TemperatureMax); ok[TemperatureMin] && ok[TemperatureMax] && low > high {
+		d.unsafe("lowest temperature %s °C is above the highest, %s °C", exact(low), exact(high))
+	}
+	if low, high := r.Value(CellMin), r.Value(CellMax); ok[CellMin] && ok[CellMax] {
+		if low > high {
+			d.unsafe("lowest cell voltage %s V is above the highest, %s V", exact(low), exact(high))
+		}
+		if limit := d.t.MaxCellDelta; limit > 0 && beyond(high-low, limit) {
+			d.unsafe("the cells are %s V apart, want at most %s V%s", number(high-low, limit, 3), exact(limit), d.kept(limit != d.before().MaxCellDelta))
+		}
+	}
+	if d.t.MaxUncounted > 0 && ok[Capacity] && !(capacity(r, &d.t) > 0) {
+		d.unsafe("capacity is 0 Ah, so that nobody can tell whether the state of charge follows the current; set the rated capacity")
+	}
+}
+
+// plausible reports whether v can be such a value, and refuses otherwise. What is
+// not available is refused only if it is needed.
+func (d *decision) plausible(u unit, v float64, needed bool) bool {
 	switch {
 	case math.IsNaN(v):
-		d.unsafe("%s is not available", name)
-	case !(v >= least && v <= most):
-		d.unsafe("%s %s %s is not plausible, want %s to %s", name, exact(v), unit, exact(least), exact(most))
+		if needed {
+			d.unsafe("%s is not available", u.name)
+		}
+	case !(v >= u.least && v <= u.most):
+		d.unsafe("%s %s %s is not plausible, want %s to %s", u.name, exact(v), u.unit, exact(u.least), exact(u.most))
 	default:
 		return true
 	}
 	return false
 }
 
-// stricter picks the limit that applies, and says so if it is the release's. A
-// limit that is NaN is picked, and then no value fulfils it.
-type stricter struct{ release string }
+// within holds one value against its limits.
+func (d *decision) within(u unit, v float64) {
+	t, before := &d.t, d.before()
+	atLeast := func(code ota.ErrorCode, device, before float64, release *float64) {
+		if limit, whose := d.atLeast(device, before, release); !(v >= limit) {
+			d.no(code, "%s %s %s, want at least %s %s%s", u.name, number(v, limit, u.decimals), u.unit, exact(limit), u.unit, whose)
+		}
+	}
+	atMost := func(device, before float64, release *float64) {
+		if limit, whose := d.atMost(device, before, release); !(v <= limit) {
+			d.unsafe("%s %s %s, want at most %s %s%s", u.name, number(v, limit, u.decimals), u.unit, exact(limit), u.unit, whose)
+		}
+	}
+	switch u.q {
+	case SoC:
+		atLeast(ota.ErrBatteryLow, t.MinSoC, before.MinSoC, d.limits.MinSoC)
+		if t.MaxSoC > 0 {
+			atMost(t.MaxSoC, before.MaxSoC, nil)
+		}
+	case TemperatureMin:
+		atLeast(ota.ErrBMSUnsafe, t.MinTemperature, before.MinTemperature, d.limits.MinTemperature)
+	case TemperatureMax:
+		atMost(t.MaxTemperature, before.MaxTemperature, d.limits.MaxTemperature)
+	case Current:
+		if limit, whose := d.atMost(t.MaxCurrent, before.MaxCurrent, d.limits.MaxCurrent); !(math.Abs(v) <= limit) {
+			d.unsafe("current %s A, want at most %s A in either direction%s", number(v, limit, 1), exact(limit), whose)
+		}
+	case CellMin:
+		if t.MinCell > 0 {
+			atLeast(ota.ErrBMSUnsafe, t.MinCell, t.MinCell, nil)
+		}
+	case CellMax:
+		if t.MaxCell > 0 {
+			atMost(t.MaxCell, t.MaxCell, nil)
+		}
+	}
+}
 
-func (s stricter) atLeast(device float64, release *float64) (limit float64, whose string) {
+// capacity is what the battery holds, in Ah: what it says itself, or what it is
+// rated for; 0: not known.
+func capacity(r *Reading, t *Thresholds) float64 {
+	if v := r.Value(Capacity); v > 0 && v <= highestCapacity {
+		return v
+	}
+	return t.RatedCapacity
+}
+
+// before are the thresholds without what [Thresholds.Keep] adds.
+func (d *decision) before() *Thresholds {
+	if d.strict != nil {
+		return d.strict
+	}
+	return &d.t
+}
+
+// kept says that a limit is a softer one.
+func (d *decision) kept(yes bool) string {
+	if yes {
+		return " to stay allowed"
+	}
+	return ""
+}
+
+// atLeast picks the limit that applies, and says so if it is the release's or a
+// softened one. A limit that is NaN is picked, and then no value fulfils it.
+func (d *decision) atLeast(device, before float64, release *float64) (limit float64, whose string) {
 	if release == nil || *release <= device {
-		return device, ""
+		return device, d.kept(device != before)
 	}
-	return *release, s.release
+	return *release, d.release
 }
 
-func (s stricter) atMost(device float64, release *float64) (limit float64, whose string) {
+func (d *decision) atMost(device, before float64, release *float64) (limit float64, whose string) {
 	if release == nil || *release >= device {
-		return device, ""
+		return device, d.kept(device != before)
 	}
-	return *release, s.release
+	return *release, d.release
 }
 
-// number formats v with one decimal, or with all of them where one would read
+// beyond reports whether a difference of two values is more than allowed: 3.35 V
+// and 3.30 V are 50 mV apart, which their binary forms are not. NaN is.
+func beyond(difference, limit float64) bool { return !(difference <= limit+1e-9) }
+
+// number formats v with so many decimals, or with all of them where fewer would read
 // as if v had reached the limit: 29.96 % is not "30.0 %, want at least 30 %".
-func number(v, limit float64) string {
-	s := strconv.FormatFloat(v, 'f', 1, 64)
+func number(v, limit float64, decimals int) string {
+	s := strconv.FormatFloat(v, 'f', decimals, 64)
 	if rounded, err := strconv.ParseFloat(s, 64); err != nil || math.Abs(rounded) == math.Abs(limit) {
 		return exact(v)
 	}

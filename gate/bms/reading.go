@@ -26,21 +26,34 @@ const (
 	Capacity       Quantity = "capacity"        // Ah, 0 to 100,000
 )
 
-// units of the quantities, in the order in which they are shown.
-var units = []struct {
+// unit is how a quantity is told, and what it can plausibly be. Outside of that a
+// sensor or a scale is wrong, and then nothing else is worth much either.
+type unit struct {
 	q           Quantity
 	name, unit  string
-	least, most float64 // outside of it a sensor or a scale is wrong, and then nothing else is worth much either
-}{
-	{SoC, "state of charge", "%", 0, 100},
-	{SoH, "state of health", "%", 0, 100},
-	{TemperatureMin, "lowest temperature", "°C", lowestTemperature, highestTemperature},
-	{TemperatureMax, "highest temperature", "°C", lowestTemperature, highestTemperature},
-	{Current, "current", "A", -highestCurrent, highestCurrent},
-	{Voltage, "voltage", "V", 0, 2000},
-	{CellMin, "lowest cell voltage", "V", 0, 6},
-	{CellMax, "highest cell voltage", "V", 0, 6},
-	{Capacity, "capacity", "Ah", 0, 100_000},
+	least, most float64
+	decimals    int
+}
+
+// units of the quantities, in the order in which they are shown.
+var units = []unit{
+	{SoC, "state of charge", "%", 0, 100, 1},
+	{SoH, "state of health", "%", 0, 100, 1},
+	{TemperatureMin, "lowest temperature", "°C", lowestTemperature, highestTemperature, 1},
+	{TemperatureMax, "highest temperature", "°C", lowestTemperature, highestTemperature, 1},
+	{Current, "current", "A", -highestCurrent, highestCurrent, 1},
+	{Voltage, "voltage", "V", 0, 2000, 1},
+	{CellMin, "lowest cell voltage", "V", 0, highestCell, 3},
+	{CellMax, "highest cell voltage", "V", 0, highestCell, 3},
+	{Capacity, "capacity", "Ah", 0, highestCapacity, 1},
+}
+
+// difference is the unit of a difference: kelvin, of temperatures.
+func (u unit) difference() string {
+	if u.unit == "°C" {
+		return "K"
+	}
+	return u.unit
 }
 
 // Signal is one measured value.

@@ -1,7 +1,10 @@
 package bms
 
 import (
+	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"time"
 )
 
@@ -84,11 +87,14 @@ func Recommended() Thresholds {
 // What a reading can plausibly be. Outside of it a sensor or a scale is wrong,
 // and then nothing else in the reading is worth much either.
 const (
-	lowestTemperature  = -60.0  // °C
-	highestTemperature = 120.0  // °C
-	highestCurrent     = 10_000 // A
+	lowestTemperature  = -60.0   // °C
+	highestTemperature = 120.0   // °C
+	highestCurrent     = 10_000  // A
+	highestCell        = 6       // V
+	highestCapacity    = 100_000 // Ah
 	longestAge         = 5 * time.Minute
 	aheadAtMost        = time.Second // of our clock; readings of another machine differ by a little
+	mostOthers         = 16
 )
 
 // Validate reports what is wrong with t. The zero Thresholds are not valid.
@@ -98,15 +104,33 @@ func (t Thresholds) Validate() error {
 		value       float64
 		least, most float64
 		unit        string
+		off         bool // where it is zero
 	}{
-		{"minimum state of charge", t.MinSoC, 0, 100, "%"},
-		{"maximum temperature", t.MaxTemperature, lowestTemperature, highestTemperature, "°C"},
-		{"minimum temperature", t.MinTemperature, lowestTemperature, highestTemperature, "°C"},
-		{"maximum current", t.MaxCurrent, 0, highestCurrent, "A"},
+		{"minimum state of charge", t.MinSoC, 0, 100, "%", false},
+		{"maximum temperature", t.MaxTemperature, lowestTemperature, highestTemperature, "°C", false},
+		{"minimum temperature", t.MinTemperature, lowestTemperature, highestTemperature, "°C", false},
+		{"maximum current", t.MaxCurrent, 0, highestCurrent, "A", false},
+		{"maximum state of charge", t.MaxSoC, t.MinSoC, 100, "%", true},
+		{"minimum cell voltage", t.MinCell, 0, highestCell, "V", true},
+		{"maximum cell voltage", t.MaxCell, t.MinCell, highestCell, "V", true},
+		{"maximum difference of cell voltages", t.MaxCellDelta, 0, highestCell, "V", true},
+		{"maximum rate of the temperature", t.MaxTemperatureRate, 0, 60, "K/min", true},
+		{"maximum of uncounted charge", t.MaxUncounted, leastUncounted, 100, "%", true},
+		{"rated capacity", t.RatedCapacity, 0, highestCapacity, "Ah", true},
+		{"other instruments", float64(t.MinOthers), 0, mostOthers, "", true},
+		{"margin to keep of the minimum state of charge", t.Keep.MinSoC, 0, mostKeptSoC, "%", true},
+		{"margin to keep of the maximum state of charge", t.Keep.MaxSoC, 0, mostKeptSoC, "%", true},
+		{"margin to keep of the minimum temperature", t.Keep.MinTemperature, 0, mostKeptTemperature, "K", true},
+		{"margin to keep of the maximum temperature", t.Keep.MaxTemperature, 0, mostKeptTemperature, "K", true},
+		{"margin to keep of the maximum current", t.Keep.MaxCurrent, 0, t.MaxCurrent, "A", true},
+		{"margin to keep of the difference of cell voltages", t.Keep.MaxCellDelta, 0, t.MaxCellDelta, "V", true},
 	} {
-		if !(v.value >= v.least && v.value <= v.most) { // written so that NaN is refused
-			return fmt.Errorf("thresholds: %s is %v %s, want %v to %v", v.name, v.value, v.unit, v.least, v.most)
+		if !(v.value >= v.least && v.value <= v.most) && !(v.off && v.value == 0) { // written so that NaN is refused
+			return fmt.Errorf("thresholds: %s is %v %s, want %v to %v%s", v.name, v.value, v.unit, v.least, v.most, orOff(v.off))
 		}
+	}
+	if err := t.Agreement.validate(); err != nil {
+		return err
 	}
 	if t.MinTemperature > t.MaxTemperature {
 		return fmt.Errorf("thresholds: minimum temperature %v °C is above maximum temperature %v °C", t.MinTemperature, t.MaxTemperature)
@@ -114,5 +138,65 @@ func (t Thresholds) Validate() error {
 	if t.MaxAge <= 0 || t.MaxAge > longestAge {
 		return fmt.Errorf("thresholds: maximum age is %v, want above 0 to %v; start from bms.Default", t.MaxAge, longestAge)
 	}
+	if c := t.Contactors; c != "" && c != ContactorsOpen && c != ContactorsClosed {
+		return fmt.Errorf("thresholds: contactors are %q, want %s, %s or nothing", c, ContactorsOpen, ContactorsClosed)
+	}
+	if slices.Contains(t.IgnoreAlarms, "") {
+		return errors.New("thresholds: an alarm to ignore has no name")
+	}
 	return nil
+}
+
+func (a Agreement) validate() error {
+	for _, v := range []struct {
+		name        string
+		value, most float64
+		unit        string
+	}{
+		{"states of charge", a.SoC, 100, " %"},
+		{"temperatures", a.Temperature, highestTemperature - lowestTemperature, " K"},
+		{"currents", a.Current, highestCurrent, " A"},
+		{"currents as a share", a.CurrentShare, 1, ""},
+	} {
+		if !(v.value <= v.most) {
+			return fmt.Errorf("thresholds: agreement of %s is %v%s, want at most %v, 0 for the default, or less for none", v.name, v.value, v.unit, v.most)
+		}
+	}
+	return nil
+}
+
+func orOff(off bool) string {
+	if off {
+		return ", or 0 for none"
+	}
+	return ""
+}
+
+// The greatest margins of Keep. Somebody who takes them for limits is told.
+const (
+	mostKeptSoC         = 10 // %
+	mostKeptTemperature = 10 // K
+)
+
+// clone returns t with a list of its own.
+func (t Thresholds) clone() Thresholds {
+	t.IgnoreAlarms = slices.Clone(t.IgnoreAlarms)
+	return t
+}
+
+// kept returns t softened by the margins of Keep.
+func (t Thresholds) kept() Thresholds {
+	sum := func(a, b float64) float64 { return math.Round((a+b)*1e9) / 1e9 } // 0.05 and 0.01 are 0.06
+	k := t.Keep
+	t.MinSoC = max(sum(t.MinSoC, -k.MinSoC), 0)
+	if t.MaxSoC > 0 {
+		t.MaxSoC = min(sum(t.MaxSoC, k.MaxSoC), 100)
+	}
+	t.MinTemperature = max(sum(t.MinTemperature, -k.MinTemperature), lowestTemperature)
+	t.MaxTemperature = min(sum(t.MaxTemperature, k.MaxTemperature), highestTemperature)
+	t.MaxCurrent = min(sum(t.MaxCurrent, k.MaxCurrent), highestCurrent)
+	if t.MaxCellDelta > 0 {
+		t.MaxCellDelta = sum(t.MaxCellDelta, k.MaxCellDelta)
+	}
+	return t
 }
