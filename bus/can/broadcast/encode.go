@@ -16,7 +16,8 @@ import (
 // Encode returns the frames that a battery sends in one cycle to say b, as far as the
 // profile can: what the profile has no frame for is left out. It errs if a value does
 // not fit into its frame, or an alarm, a warning or a request has no bit, or the
-// profile must send something that is not available and has no mark for that.
+// profile must send something that is not available and has no mark for that. Where
+// one bit allows charging or discharging, it does not if that is not known.
 func (p *Profile) Encode(b Battery, o Options) ([]can.Frame, error) {
 	if err := errors.Join(o.check(), p.check(&b)); err != nil {
 		return nil, fmt.Errorf("encode %s: %w", p.Name, err)
@@ -47,20 +48,20 @@ func (p *Profile) Encode(b Battery, o Options) ([]can.Frame, error) {
 func (p *Profile) check(b *Battery) error {
 	for to, names := range map[target][]string{alarm: b.Alarms, warning: b.Warnings, request: b.Requests} {
 		for _, name := range names {
-			if !slices.Contains(p.names(to), name) {
-				return fmt.Errorf("nothing says %q: there are %q", name, p.names(to))
+			if there := p.names(to, b.modules()); !slices.Contains(there, name) {
+				return fmt.Errorf("nothing says %q: there are %q", name, there)
 			}
 		}
 	}
 	return nil
 }
 
-// names are those that Encode can say.
-func (p *Profile) names(to target) []string {
+// names are those that Encode can say, with so many modules.
+func (p *Profile) names(to target, modules int) []string {
 	names := make(map[string]bool)
 	for _, m := range p.messages {
 		for _, f := range m.flags {
-			if f.to == to && !m.heardOnly {
+			if f.to == to && !m.heardOnly && m.module <= modules {
 				names[f.name] = true
 			}
 		}
@@ -69,10 +70,10 @@ func (p *Profile) names(to target) []string {
 }
 
 // Alarms returns the names of the alarms that Encode can send, sorted.
-func (p *Profile) Alarms() []string { return p.names(alarm) }
+func (p *Profile) Alarms() []string { return p.names(alarm, modulesMost) }
 
 // Warnings returns the names of the warnings that Encode can send, sorted.
-func (p *Profile) Warnings() []string { return p.names(warning) }
+func (p *Profile) Warnings() []string { return p.names(warning, modulesMost) }
 
 func (m *message) encode(b *Battery, reverse bool) (f can.Frame, said bool, err error) {
 	f = can.Frame{ID: m.id, Extended: m.extended, Len: uint8(m.len)}
@@ -107,6 +108,7 @@ func (m *message) encode(b *Battery, reverse bool) (f can.Frame, said bool, err 
 	for _, l := range m.labels {
 		said = l.put(b, data) || said
 	}
+	clear(f.Data[f.Len:])
 	return f, said, nil
 }
 
@@ -220,7 +222,8 @@ func (b *Battery) module(i, n int) *Battery {
 	one := *b
 	one.Values = maps.Clone(b.Values)
 	if v, ok := b.Values[Voltage]; ok {
-		one.Values[Voltage] = v / float64(n)
+		share := func(i int) float64 { return math.Round(v*100*float64(i)/float64(n)) / 100 }
+		one.Values[Voltage] = share(i+1) - share(i) // so that their sum is v again
 	}
 	if high, ok := b.Values[TemperatureMax]; ok && i == n-1 {
 		one.Values[TemperatureMin] = high

@@ -88,7 +88,7 @@ func m35A() message {
 
 // m35B announces that the battery is about to switch itself off.
 func m35B() message {
-	return message{id: 0x35B, min: 1, len: 8, cycle: second,
+	return message{id: 0x35B, min: 1, len: 8, cycle: second, always: true,
 		flags: []flag{{to: alarm, at: 0, bit: 4, name: "preventive shutdown"}}}
 }
 
@@ -307,7 +307,7 @@ func growattLV() *Profile {
 	messages := []message{limits, protections, values, cells,
 		one(message{id: 0x314, fields: []field{{q: Capacity, at: 2, kind: u16, per: 100}}}),
 		one(message{id: 0x320, labels: []label{{maker, 0, 2, letters}, {version, 3, 1, numbers}}}),
-		one(message{id: 0x321, read: updating, write: func(b *Battery, data []byte) bool {
+		one(message{id: 0x321, always: true, read: updating, write: func(b *Battery, data []byte) bool {
 			if b.Mode == ModeUpdating {
 				data[0] = 1 | 1<<1
 			}
