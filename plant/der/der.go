@@ -168,14 +168,157 @@ func orDefault[T comparable](v, usual T) T {
 	return v
 }
 
-// Quiesce implements [plant.Action].
-func (d *DER) Quiesce(ctx context.Context) error { return errors.New("not yet") }
+// Quiesce implements [plant.Action]. Called again, also by another process, it goes
+// on where it was, and what was found the first time is what counts.
+func (d *DER) Quiesce(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.keeper.stop()
+	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.Timeout, fmt.Errorf("not done within %s", d.cfg.Timeout))
+	defer cancel()
+	if err := d.quiesce(ctx); err != nil {
+		return fmt.Errorf("quiesce %s: %w", d.cfg.Name, err)
+	}
+	return nil
+}
 
-// Resume implements [plant.Action].
-func (d *DER) Resume(ctx context.Context) error { return errors.New("not yet") }
+func (d *DER) quiesce(ctx context.Context) error {
+	c, err := d.discover(ctx)
+	if err != nil {
+		return err
+	}
+	f, err := d.remember(ctx, c)
+	if err != nil {
+		return err
+	}
+	if err := c.stop(ctx, f); err != nil {
+		return err
+	}
+	if err := c.rest(ctx, f); err != nil {
+		return err
+	}
+	if f.Opens {
+		if err := c.disconnect(ctx); err != nil {
+			return err
+		}
+	}
+	if f.DeadMan > 0 {
+		if err := c.arm(ctx, f); err != nil {
+			return err
+		}
+		d.keeper = c.keep(f)
+	}
+	return nil
+}
+
+// remember returns what was found before the first Quiesce, which it makes durable.
+func (d *DER) remember(ctx context.Context, c *converter) (*found, error) {
+	var f found
+	err := d.file.Load(&f)
+	switch {
+	case errors.Is(err, memory.ErrDamaged):
+		return nil, fmt.Errorf("%w; resume first", err)
+	case err == nil:
+		if err := f.check(c); err != nil {
+			return nil, err
+		}
+		held, err := c.holds(ctx, &f)
+		if err != nil {
+			return nil, err
+		}
+		if held {
+			d.tell("go on with what was found at %s", f.At.Format(time.RFC3339))
+			return &f, nil
+		}
+		// It went back meanwhile, or somebody else took over: what is there now is
+		// what is to be found, without what is left of the last time.
+		if err := d.restore(ctx, c, &f); err != nil {
+			return nil, err
+		}
+		if err := d.file.Forget(); err != nil {
+			return nil, err
+		}
+	case !errors.Is(err, memory.ErrNone):
+		return nil, err
+	}
+	fresh, err := c.find(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.tell("found %s", fresh)
+	return fresh, d.file.Save(fresh)
+}
+
+// Resume implements [plant.Action]. It is done when everything reads back as it was
+// found; only then is the memory of it removed.
+func (d *DER) Resume(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.keeper.stop()
+	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.Timeout, fmt.Errorf("not done within %s", d.cfg.Timeout))
+	defer cancel()
+	if err := d.resume(ctx); err != nil {
+		return fmt.Errorf("resume %s: %w", d.cfg.Name, err)
+	}
+	return nil
+}
+
+func (d *DER) resume(ctx context.Context) error {
+	var f found
+	lost := d.file.Load(&f)
+	if errors.Is(lost, memory.ErrNone) {
+		return d.file.Forget() // a process that died may have removed it, and not have synced that
+	}
+	if lost != nil && !errors.Is(lost, memory.ErrDamaged) {
+		return lost
+	}
+	c, err := d.discover(ctx)
+	if err != nil {
+		return err
+	}
+	if lost == nil {
+		if err := f.check(c); err != nil {
+			return err
+		}
+	} else if err := c.rebuild(ctx, &f, lost); err != nil {
+		return err
+	}
+	if err := d.restore(ctx, c, &f); err != nil {
+		return err
+	}
+	return d.file.Forget()
+}
+
+// restore puts back what was found: the battery first, then the power.
+func (d *DER) restore(ctx context.Context, c *converter, f *found) error {
+	if f.Opens {
+		if err := c.connect(ctx); err != nil {
+			return err
+		}
+	}
+	switch f.Control {
+	case SetPoint:
+		return c.restoreSetPoint(ctx, f)
+	case Standby715, Standby802:
+		return c.leaveStandby(ctx, f)
+	}
+	return nil // nothing is known, and nothing is held
+}
 
 // Close ends what Quiesce left running in this process, and leaves the plant as it
 // is: at rest until the dead-man, or the next process.
-func (d *DER) Close() error { return nil }
+func (d *DER) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.keeper.stop()
+	return nil
+}
 
-type keeper struct{}
+func (d *DER) tell(format string, args ...any) {
+	if d.cfg.Progress == nil {
+		return
+	}
+	d.telling.Lock()
+	defer d.telling.Unlock()
+	d.cfg.Progress(fmt.Sprintf(format, args...))
+}
