@@ -62,6 +62,7 @@ type Agent struct {
 	suspend ota.SuspendAt
 	started time.Time
 	alive   alive
+	witness *witness
 	hub     control.Hub
 	events  chan event
 	restart chan struct{} // the manager wants the device restarted; slot.run only
@@ -154,6 +155,7 @@ func (a *Agent) fill() (err error) {
 	if c.Watchdog.Device != "" {
 		a.dog = a.newDog(watchdog.Open)
 	}
+	a.witness = newWitness(a)
 	a.snap = ota.Snapshot{State: ota.Idle, Since: a.started}
 	// The manager has the last word on what the values mean.
 	_, err = ota.New(a.managerConfig(context.Background(), version, struct{ ota.Source }{}, nil))
@@ -189,6 +191,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	}
 	st.Log = a.log
 	defer func() { err = errors.Join(err, st.Close()) }()
+	defer a.witness.log.Close()
 	a.mu.Lock()
 	a.store = st
 	a.mu.Unlock()
@@ -370,7 +373,7 @@ func (a *Agent) managerConfig(ctx context.Context, version string, src ota.Sourc
 			return healthy(ctx, a.checks)
 		}
 	}
-	return out
+	return a.witness.watch(out)
 }
 
 // askRestart restarts the device: by the configured command, with more arguments

@@ -43,7 +43,7 @@ func (a *Agent) Snapshot() ota.Snapshot {
 // Status implements [control.Device].
 func (a *Agent) Status(context.Context) control.Status {
 	d := &a.cfg.Device
-	s := control.Status{Snapshot: a.Snapshot(), Warnings: a.Warnings(), Watchdog: a.Watchdog(), Agent: control.AgentInfo{
+	s := control.Status{Snapshot: a.Snapshot(), Warnings: a.Warnings(), Watchdog: a.Watchdog(), Evidence: a.evidenceHead(), Agent: control.AgentInfo{
 		Device: d.ID, Product: d.Product, Hardware: d.Hardware, Version: a.cfg.Version, Started: a.started,
 		Sources: a.sourceNames(), Slots: a.cfg.Slot.Kind, StateDir: a.cfg.StateDir}}
 	if a.cfg.Slot.Run {
@@ -86,6 +86,9 @@ func (a *Agent) Warnings() (w []string) {
 	}
 	if d := a.Watchdog(); d != nil && d.Why != "" && d.State != watchdog.Busy {
 		w = append(w, fmt.Sprintf("the hardware watchdog is %s: %s", d.State, d.Why))
+	}
+	if h := a.evidenceHead(); h != nil && h.Error != "" {
+		w = append(w, "no evidence is kept of updates, and none is begun: "+h.Error)
 	}
 	if a.logFile != nil && a.logFile.Err() != nil {
 		w = append(w, fmt.Sprintf("the log file cannot be written: %v", a.logFile.Err()))
@@ -140,7 +143,9 @@ type ended struct{ err error }
 func (e ended) Wait(context.Context) error { return e.err }
 
 // Command implements [control.Device].
-func (a *Agent) Command(c control.Command) control.Call {
+func (a *Agent) Command(c control.Command) control.Call { return a.CommandBy(control.Peer{}, c) }
+
+func (a *Agent) command(c control.Command) control.Call {
 	a.mu.Lock()
 	mgr, noUpdates := a.mgr, a.noUpdates
 	a.mu.Unlock()
@@ -239,6 +244,10 @@ func shown(t bms.Thresholds) control.Thresholds {
 
 // SetThresholds implements [control.Device]. Old and new values are logged.
 func (a *Agent) SetThresholds(c control.ThresholdsChange) (control.Thresholds, error) {
+	return a.SetThresholdsBy(control.Peer{}, c)
+}
+
+func (a *Agent) setThresholds(c control.ThresholdsChange) (control.Thresholds, error) {
 	if a.guard == nil {
 		return control.Thresholds{}, errNoBattery
 	}

@@ -116,10 +116,13 @@ func healthy(ctx context.Context, checks []check) error {
 		wg.Go(func() {
 			ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, fmt.Errorf("no answer within %v", c.timeout))
 			defer cancel()
-			if err := c.do(ctx); err != nil {
-				if ctx.Err() != nil {
-					err = context.Cause(ctx)
-				}
+			began := time.Now()
+			err := c.do(ctx)
+			if err != nil && ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			noteCheck(ctx, c.name, time.Since(began), err)
+			if err != nil {
 				errs[i] = fmt.Errorf("health check %s: %w", c.name, err)
 			}
 		})

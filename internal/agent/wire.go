@@ -157,10 +157,19 @@ func (a *Agent) newMedia(path string, poll Duration, version string) (ota.Source
 
 // newVerify makes the only way from bytes to a manifest.
 func newVerify(cfg *Config) (ota.Verify, error) {
-	k := &cfg.Keys
 	if !valueOr(cfg.VerifySignature, true) {
 		return bundle.Unsigned, nil
 	}
+	keys, err := newKeys(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return keys.Verify, nil
+}
+
+// newKeys reads the keys that releases must be signed with.
+func newKeys(cfg *Config) (*bundle.Keys, error) {
+	k := &cfg.Keys
 	if len(k.Files) == 0 && k.PublicKeyPEM == "" {
 		return nil, errors.New("keys.files is missing: without a public key no release can be verified, and none is taken")
 	}
@@ -179,7 +188,7 @@ func newVerify(cfg *Config) (ota.Verify, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keys: %w", err)
 	}
-	return keys.Verify, nil
+	return keys, nil
 }
 
 // newGates combines what must be so before an update goes on.

@@ -36,6 +36,7 @@ const (
 	PathInfo       = "/v1/info"       // GET: Info
 	PathSlots      = "/v1/slots"      // GET: Slots
 	PathThresholds = "/v1/thresholds" // GET: Thresholds; PUT ThresholdsChange: Thresholds
+	PathEvidence   = "/v1/evidence"   // GET: list of EvidenceFile; /v1/evidence/NAME: JSON lines, see docs/evidence.md
 	PathCommand    = "/v1/{command}"  // POST: Result; with ?wait=true once the command has ended, or waits for nothing but time
 )
 
@@ -65,6 +66,7 @@ type Status struct {
 	Warnings     []string `json:"warnings,omitempty"` // what a person should change, for example that signatures are not verified
 	// Watchdog is the hardware that restarts a device which hangs; nil: none is configured.
 	Watchdog *watchdog.Status `json:"watchdog,omitempty"`
+	Evidence *EvidenceHead    `json:"evidence,omitempty"` // nil: nothing was written yet
 }
 
 // AgentInfo says which agent it is, and what it works with.

@@ -33,6 +33,7 @@ func Serve(ctx context.Context, l net.Listener, d Device, log *slog.Logger) erro
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       withPeer,
 	}
 	down := make(chan struct{})
 	go func() {
@@ -97,12 +98,14 @@ func Handler(d Device) http.Handler {
 		if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 			return fmt.Errorf("set thresholds: %w: something follows the JSON object", ErrBadRequest)
 		}
-		t, err := d.SetThresholds(change)
+		t, err := setThresholds(r.Context(), d, change)
 		if err != nil {
 			return err
 		}
 		return write(w, http.StatusOK, t)
 	})
+	handle("GET "+PathEvidence, func(w http.ResponseWriter, _ *http.Request) error { return evidenceList(w, d) })
+	handle("GET "+PathEvidence+"/{name}", func(w http.ResponseWriter, r *http.Request) error { return evidenceFile(w, d, r.PathValue("name")) })
 	handle("GET "+PathEvents, func(w http.ResponseWriter, r *http.Request) error { return events(w, r, d) })
 	handle("POST "+PathCommand, func(w http.ResponseWriter, r *http.Request) error { return command(w, r, d) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -132,7 +135,7 @@ func command(w http.ResponseWriter, r *http.Request, d Device) error {
 		ctx, cancel = context.WithTimeout(ctx, prompt)
 		defer cancel()
 	}
-	err := d.Command(c).Wait(ctx)
+	err := give(r.Context(), d, c).Wait(ctx)
 	if refusal, ok := errors.AsType[*ota.Refusal](err); ok && refusal.Code == ota.ErrNone {
 		// Neither the battery nor anything else is wrong: time has to pass.
 		return write(w, http.StatusAccepted, Result{Status: d.Status(r.Context())})

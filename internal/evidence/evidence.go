@@ -20,6 +20,7 @@
 package evidence
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/interlock-energy/ota"
@@ -101,7 +102,9 @@ type Limits struct {
 	MinTemperature float64 `json:"min_temperature"` // °C
 	MaxCurrent     float64 `json:"max_current"`     // A
 	MaxAgeMS       int64   `json:"max_age_ms"`      // of a signal
-	More           any     `json:"more,omitempty"`  // all of them, as the rules of the device know them
+
+	// All of them, with the names of bms.Thresholds.
+	All json.RawMessage `json:"all,omitempty"`
 }
 
 // Signal is what was measured, as it was known at the decision.
@@ -110,7 +113,7 @@ type Signal struct {
 	Value  float64   `json:"value"`
 	Unit   string    `json:"unit,omitempty"`
 	At     time.Time `json:"at,omitzero"`
-	AgeMS  int64     `json:"age_ms"` // at the decision
+	AgeMS  *int64    `json:"age_ms,omitempty"` // at the decision
 	Source string    `json:"source,omitempty"`
 }
 

@@ -160,3 +160,17 @@ func scan(data []byte) scanned {
 	s.rest = int64(len(data)) - s.good
 	return s
 }
+
+// Parse returns the lines of a file. An error says which line cannot be read; those
+// before it are returned. Whether they belong together is for [Verify] to say.
+func Parse(data []byte) ([]Line, error) {
+	var lines []Line
+	for i, raw := range split(data) {
+		l, err := parse(raw)
+		if err != nil {
+			return lines, fmt.Errorf("read line %d: %w", i+1, err)
+		}
+		lines = append(lines, l)
+	}
+	return lines, nil
+}
