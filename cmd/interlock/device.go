@@ -375,11 +375,17 @@ func (c *deviceWatchCmd) Run(ctx context.Context, e *env) error {
 
 type deviceThresholdsCmd struct {
 	socketFlag
-	MinSoC         *float64 `name:"min-soc" placeholder:"PERCENT" help:"At least this state of charge."`
-	MaxTemperature *float64 `placeholder:"CELSIUS" help:"At most this battery temperature."`
-	MinTemperature *float64 `placeholder:"CELSIUS" help:"At least this battery temperature."`
-	MaxCurrent     *float64 `placeholder:"AMPERE" help:"At most this current, in either direction."`
-	MaxAge         *string  `placeholder:"TIME" help:"Older readings count as none, for example 5s."`
+	MinSoC             *float64 `name:"min-soc" placeholder:"PERCENT" help:"At least this state of charge."`
+	MaxSoC             *float64 `name:"max-soc" placeholder:"PERCENT" help:"At most this state of charge; 0 for any."`
+	MaxTemperature     *float64 `placeholder:"CELSIUS" help:"At most this battery temperature."`
+	MinTemperature     *float64 `placeholder:"CELSIUS" help:"At least this battery temperature."`
+	MaxTemperatureRate *float64 `placeholder:"KELVIN" help:"It may rise by at most this much in a minute; 0 for any."`
+	MaxCurrent         *float64 `placeholder:"AMPERE" help:"At most this current, in either direction."`
+	MinCell            *float64 `placeholder:"VOLT" help:"At least this voltage of every cell; 0 for any."`
+	MaxCell            *float64 `placeholder:"VOLT" help:"At most this voltage of every cell; 0 for any."`
+	MaxCellDelta       *float64 `placeholder:"VOLT" help:"At most this between the highest cell and the lowest; 0 for any."`
+	MaxUncounted       *float64 `placeholder:"PERCENT" help:"At most this much charge may flow while the state of charge stands still; 0 for any."`
+	MaxAge             *string  `placeholder:"TIME" help:"Older readings count as none, for example 5s."`
 }
 
 func (*deviceThresholdsCmd) Help() string {
@@ -397,7 +403,9 @@ func (c *deviceThresholdsCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	defer client.Close()
-	change := control.ThresholdsChange{MinSoC: c.MinSoC, MaxTemperature: c.MaxTemperature, MinTemperature: c.MinTemperature, MaxCurrent: c.MaxCurrent, MaxAge: c.MaxAge}
+	change := control.ThresholdsChange{MinSoC: c.MinSoC, MaxSoC: c.MaxSoC, MaxTemperature: c.MaxTemperature, MinTemperature: c.MinTemperature,
+		MaxTemperatureRate: c.MaxTemperatureRate, MaxCurrent: c.MaxCurrent, MinCell: c.MinCell, MaxCell: c.MaxCell,
+		MaxCellDelta: c.MaxCellDelta, MaxUncounted: c.MaxUncounted, MaxAge: c.MaxAge}
 	var t control.Thresholds
 	if change == (control.ThresholdsChange{}) {
 		t, err = client.Thresholds(ctx)
@@ -413,12 +421,34 @@ func (c *deviceThresholdsCmd) Run(ctx context.Context, e *env) error {
 	if c.JSON {
 		return e.printJSON(t)
 	}
-	return e.list(
-		[2]string{"state of charge", fmt.Sprintf("at least %g %%", t.MinSoC)},
-		[2]string{"temperature", fmt.Sprintf("%g to %g °C", t.MinTemperature, t.MaxTemperature)},
-		[2]string{"current", fmt.Sprintf("at most %g A", t.MaxCurrent)},
-		[2]string{"readings", "at most " + t.MaxAge + " old"},
-	)
+	rows := [][2]string{
+		{"state of charge", between(t.MinSoC, t.MaxSoC, "%")},
+		{"temperature", fmt.Sprintf("%g to %g °C", t.MinTemperature, t.MaxTemperature)},
+		{"current", fmt.Sprintf("at most %g A", t.MaxCurrent)},
+	}
+	for _, r := range []struct {
+		on   bool
+		name string
+		text string
+	}{
+		{t.MaxTemperatureRate > 0, "temperature rise", fmt.Sprintf("at most %g K/min", t.MaxTemperatureRate)},
+		{t.MinCell > 0 || t.MaxCell > 0, "cells", between(t.MinCell, t.MaxCell, "V")},
+		{t.MaxCellDelta > 0, "between cells", fmt.Sprintf("at most %g V", t.MaxCellDelta)},
+		{t.MaxUncounted > 0, "uncounted charge", fmt.Sprintf("at most %g %%", t.MaxUncounted)},
+	} {
+		if r.on {
+			rows = append(rows, [2]string{r.name, r.text})
+		}
+	}
+	return e.list(append(rows, [2]string{"readings", "at most " + t.MaxAge + " old"})...)
+}
+
+// between says a range whose upper end is open if it is 0.
+func between(least, most float64, unit string) string {
+	if most == 0 {
+		return fmt.Sprintf("at least %g %s", least, unit)
+	}
+	return fmt.Sprintf("%g to %g %s", least, most, unit)
 }
 
 type deviceSlotsCmd struct{ socketFlag }

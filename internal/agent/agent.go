@@ -37,6 +37,8 @@ import (
 	"github.com/interlock-energy/ota/internal/sdnotify"
 	"github.com/interlock-energy/ota/internal/supervise"
 	"github.com/interlock-energy/ota/internal/watchdog"
+	"github.com/interlock-energy/ota/plant"
+	"github.com/interlock-energy/ota/plant/der"
 	"github.com/interlock-energy/ota/slot/file"
 	"github.com/interlock-energy/ota/store"
 )
@@ -51,24 +53,31 @@ const (
 
 // Agent is the agent of one device.
 type Agent struct {
-	cfg     Config
-	log     *slog.Logger
-	logFile *logfile.Writer // or nil
-	verify  ota.Verify
-	read    bms.Reader // nil: no battery
-	guard   *bms.Guard // nil: no battery
-	gate    ota.Gate
-	checks  []check
-	suspend ota.SuspendAt
-	started time.Time
-	alive   alive
-	witness *witness
-	hub     control.Hub
-	events  chan event
-	restart chan struct{} // the manager wants the device restarted; slot.run only
-	pushNow chan struct{} // something is worth telling the server
-	record  atomic.Pointer[ota.Record]
-	dog     *watchdog.Keeper // nil: no hardware watchdog
+	cfg      Config
+	log      *slog.Logger
+	logFile  *logfile.Writer // or nil
+	verify   ota.Verify
+	read     bms.Reader // nil: no battery
+	guard    *bms.Guard // nil: no battery
+	gate     ota.Gate
+	checks   []check // of firmware on trial
+	symptoms []check // of firmware in its soak
+	suspend  ota.SuspendAt
+	started  time.Time
+	alive    alive
+	witness  *witness
+	hub      control.Hub
+	events   chan event
+	restart  chan struct{} // the manager wants the device restarted; slot.run only
+	pushNow  chan struct{} // something is worth telling the server
+	record   atomic.Pointer[ota.Record]
+	dog      *watchdog.Keeper // nil: no hardware watchdog
+
+	links     links           // to the plant
+	listeners []*lateListener // to its buses
+
+	plant      plant.Action // nil: nothing is done to it
+	converters []*der.DER   // in it
 
 	mu               sync.Mutex
 	store            *store.File
@@ -122,7 +131,7 @@ func (a *Agent) fill() (err error) {
 	if a.verify, err = newVerify(c); err != nil {
 		return err
 	}
-	if a.read, err = newReader(&c.Battery); err != nil {
+	if a.read, err = a.newBattery(&c.Battery); err != nil {
 		return err
 	}
 	if a.read != nil {
@@ -133,12 +142,18 @@ func (a *Agent) fill() (err error) {
 	if a.gate, err = newGates(c, a.guard); err != nil {
 		return err
 	}
-	for i := range c.Health {
-		k, err := newCheck(&c.Health[i], a.read, func() bms.Thresholds { return a.guard.Thresholds() })
-		if err != nil {
-			return fmt.Errorf("health, check %d: %w", i+1, err)
-		}
-		a.checks = append(a.checks, k)
+	if a.checks, err = a.newChecks(c.Health, bms.DefaultTolerance()); err != nil {
+		return fmt.Errorf("health, %w", err)
+	}
+	soak := c.Soak.Checks
+	if len(soak) == 0 {
+		soak = c.Health
+	}
+	if a.symptoms, err = a.newChecks(soak, atWork); err != nil {
+		return fmt.Errorf("soak.checks, %w", err)
+	}
+	if a.plant, err = a.newPlant(); err != nil {
+		return err
 	}
 	if err = a.makeSlots(); err != nil {
 		return err
@@ -201,6 +216,10 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, slots.Close()) }()
 	if err := a.makeDevice(); err != nil {
+		return err
+	}
+	defer a.closePlant()
+	if err := a.openPlant(); err != nil {
 		return err
 	}
 	if a.cfg.Control.Socket != noSocket {
@@ -350,13 +369,17 @@ func (a *Agent) managerConfig(ctx context.Context, version string, src ota.Sourc
 		Source: src, Verify: a.verify, Slots: watchedSlots{a.slots, &a.alive}, Store: watchedStore{a.store, a},
 		Gate: func(ctx context.Context, m *ota.Manifest, at ota.Moment) error {
 			defer a.alive.enter("asking the gate")()
-			return a.gate(ctx, m, at)
+			if err := a.gate(ctx, m, at); err != nil || at != ota.AtRestart {
+				return err
+			}
+			return a.keepBaseline(m)
 		},
 		Hooks: a.hooks(ctx), Suspend: a.suspend,
 		StartupDelay: time.Duration(valueOr(c.StartupDelay, Duration(10*time.Second))), Automatic: c.AutomaticUpdate,
 		NoRollback: !valueOr(c.AllowRollback, true), Unprotected: c.Slot.Unprotected, RollbackTimeout: c.rollbackTimeout(),
 		ValidationTime: time.Duration(valueOr(c.ValidationTime, Duration(validationTime))), MaxTries: c.MaxTries,
 		Retries: valueOr(c.Retries, 3), RetryDelay: time.Duration(c.RetryDelay), StallTimeout: time.Duration(c.StallTimeout),
+		SoakTime: time.Duration(c.Soak.Time), SymptomTime: time.Duration(c.Soak.SymptomTime),
 		MaxBackoff: time.Duration(c.MaxBackoff), VerifyMD5: c.VerifyMD5, BuildTime: c.Built, Log: a.log,
 	}
 	if out.StartupDelay == 0 {
@@ -371,6 +394,12 @@ func (a *Agent) managerConfig(ctx context.Context, version string, src ota.Sourc
 		out.Healthy = func(ctx context.Context) error {
 			defer a.alive.enter("asking whether the firmware is healthy")()
 			return healthy(ctx, a.checks)
+		}
+	}
+	if c.Soak.Time > 0 {
+		out.Symptom = func(ctx context.Context) error {
+			defer a.alive.enter("asking for symptoms in the soak")()
+			return healthy(ctx, a.symptoms)
 		}
 	}
 	return a.witness.watch(out)

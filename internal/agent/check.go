@@ -65,6 +65,12 @@ func (c *Config) check() error {
 	if err := c.Battery.check(); err != nil {
 		return err
 	}
+	if c.Soak.Time > 0 && len(c.Soak.Checks) == 0 && len(c.Health) == 0 && !c.Slot.Run {
+		return errors.New("soak.time is set, and neither soak.checks nor health says what to look at")
+	}
+	if c.Soak.Time == 0 && (c.Soak.SymptomTime != 0 || len(c.Soak.Checks) > 0) {
+		return errors.New("soak.symptom_time or soak.checks is given, and without soak.time nothing is watched; set it, or remove them")
+	}
 	if err := c.Watchdog.check(); err != nil {
 		return err
 	}
@@ -80,32 +86,6 @@ func (c *Config) check() error {
 	return c.Slot.check()
 }
 
-// check refuses what nobody would look at: whoever wrote a limit believes in it.
-func (b *Battery) check() error {
-	if b.Reader == "" || b.Reader != "none" && b.Reader != "file" && b.Reader != "http" {
-		return nil // newReader says what is wrong
-	}
-	for _, f := range []struct {
-		key     string
-		given   bool
-		readers string
-	}{
-		{"path", b.Path != "", "file"},
-		{"url", b.URL != "", "http"},
-		{"timeout", b.Timeout != 0, "file http"},
-		{"min_soc", b.MinSoC != nil, "file http"},
-		{"max_temperature", b.MaxTemperature != nil, "file http"},
-		{"min_temperature", b.MinTemperature != nil, "file http"},
-		{"max_current", b.MaxCurrent != nil, "file http"},
-		{"max_age", b.MaxAge != 0, "file http"},
-	} {
-		if f.given && !strings.Contains(f.readers, b.Reader) {
-			return fmt.Errorf("battery.%s is given, and with battery.reader %s nothing looks at it; remove one of them", f.key, b.Reader)
-		}
-	}
-	return nil
-}
-
 // timeouts are those of what the manager waits for, as they hold.
 func (c *Config) timeouts() map[string]Duration {
 	t := map[string]Duration{
@@ -116,6 +96,9 @@ func (c *Config) timeouts() map[string]Duration {
 		if len(h.Command) > 0 {
 			t["hooks."+name+".timeout"] = orDefault(h.Timeout, Duration(hookTimeout))
 		}
+	}
+	for i := range c.Quiesce {
+		t[fmt.Sprintf("timeout of quiesce, entry %d", i+1)] = Duration(c.Quiesce[i].timeout())
 	}
 	for i, h := range c.Health {
 		t[fmt.Sprintf("timeout of health check %d", i+1)] = orDefault(h.Timeout, Duration(healthTimeout))

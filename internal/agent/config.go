@@ -35,11 +35,14 @@ type Config struct {
 	StallTimeout Duration `yaml:"stall_timeout"` // default 120s
 	MaxBackoff   Duration `yaml:"max_backoff"`   // default 1h
 
+	Soak Soak `yaml:"soak"`
+
 	Suspend string    `yaml:"suspend"` // before_restart (default) or before_check
 	Battery Battery   `yaml:"battery"`
 	Dwell   *Duration `yaml:"dwell"`   // default 30s
 	Windows []string  `yaml:"windows"` // see gate.ParseHours; default: always
 	Health  []Health  `yaml:"health"`
+	Quiesce []Quiesce `yaml:"quiesce"` // in this order, after hooks.suspend
 	Hooks   Hooks     `yaml:"hooks"`
 
 	Logs     Logs     `yaml:"logs"`
@@ -115,19 +118,6 @@ type Keys struct {
 	Threshold    int      `yaml:"threshold"`      // how many different keys must have signed; default 1
 }
 
-// Battery says where readings come from, and what they must be.
-type Battery struct {
-	Reader         string   `yaml:"reader"`  // file, http, or none
-	Path           string   `yaml:"path"`    // of the file
-	URL            string   `yaml:"url"`     // for http
-	Timeout        Duration `yaml:"timeout"` // of one reading; default 1s
-	MinSoC         *float64 `yaml:"min_soc"`
-	MaxTemperature *float64 `yaml:"max_temperature"`
-	MinTemperature *float64 `yaml:"min_temperature"`
-	MaxCurrent     *float64 `yaml:"max_current"`
-	MaxAge         Duration `yaml:"max_age"` // default 5s
-}
-
 // Health is one check of the firmware on trial. Exactly one of Command, HTTP,
 // TCP and Battery is set.
 type Health struct {
@@ -135,8 +125,15 @@ type Health struct {
 	Command Command  `yaml:"command"` // healthy if it exits with 0
 	HTTP    string   `yaml:"http"`    // healthy if the answer's status is 200 to 299
 	TCP     string   `yaml:"tcp"`     // healthy if a connection is accepted
-	Battery string   `yaml:"battery"` // "fresh": readings are back; "within_limits": and allow an update
+	Battery string   `yaml:"battery"` // "fresh": readings are back; "as_before": and as before the restart; "within_limits": and allow an update
 	Timeout Duration `yaml:"timeout"` // default 10s
+}
+
+// Soak watches firmware that was proven and marked good, at work.
+type Soak struct {
+	Time        Duration `yaml:"time"`         // default 0: not at all
+	SymptomTime Duration `yaml:"symptom_time"` // a check that fails for so long rolls back; default 30s
+	Checks      []Health `yaml:"checks"`       // default: those of health
 }
 
 // Hooks are commands that the agent runs.

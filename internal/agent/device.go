@@ -238,8 +238,9 @@ func (a *Agent) Thresholds() (control.Thresholds, error) {
 }
 
 func shown(t bms.Thresholds) control.Thresholds {
-	return control.Thresholds{MinSoC: t.MinSoC, MaxTemperature: t.MaxTemperature, MinTemperature: t.MinTemperature,
-		MaxCurrent: t.MaxCurrent, MaxAge: t.MaxAge.String()}
+	return control.Thresholds{MinSoC: t.MinSoC, MaxSoC: t.MaxSoC, MaxTemperature: t.MaxTemperature, MinTemperature: t.MinTemperature,
+		MaxTemperatureRate: t.MaxTemperatureRate, MaxCurrent: t.MaxCurrent, MinCell: t.MinCell, MaxCell: t.MaxCell,
+		MaxCellDelta: t.MaxCellDelta, MaxUncounted: t.MaxUncounted, MaxAge: t.MaxAge.String()}
 }
 
 // SetThresholds implements [control.Device]. Old and new values are logged.
@@ -255,10 +256,16 @@ func (a *Agent) setThresholds(c control.ThresholdsChange) (control.Thresholds, e
 	defer a.mu.Unlock()
 	old := a.guard.Thresholds()
 	t := old
-	t.MinSoC = valueOr(c.MinSoC, t.MinSoC)
-	t.MaxTemperature = valueOr(c.MaxTemperature, t.MaxTemperature)
-	t.MinTemperature = valueOr(c.MinTemperature, t.MinTemperature)
-	t.MaxCurrent = valueOr(c.MaxCurrent, t.MaxCurrent)
+	for _, v := range []struct {
+		given *float64
+		to    *float64
+	}{
+		{c.MinSoC, &t.MinSoC}, {c.MaxSoC, &t.MaxSoC}, {c.MaxTemperature, &t.MaxTemperature}, {c.MinTemperature, &t.MinTemperature},
+		{c.MaxTemperatureRate, &t.MaxTemperatureRate}, {c.MaxCurrent, &t.MaxCurrent}, {c.MinCell, &t.MinCell}, {c.MaxCell, &t.MaxCell},
+		{c.MaxCellDelta, &t.MaxCellDelta}, {c.MaxUncounted, &t.MaxUncounted},
+	} {
+		*v.to = valueOr(v.given, *v.to)
+	}
 	if c.MaxAge != nil {
 		d, err := parseDuration(*c.MaxAge)
 		if err != nil {

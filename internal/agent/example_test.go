@@ -38,5 +38,5 @@ func ExampleNew() {
 		Log:             slog.New(slog.DiscardHandler),
 	})
 	fmt.Println(err)
-	// Output: configure the agent: battery.reader is missing, and without readings nobody knows whether an update is safe; set file or http, or none for a device that has no battery
+	// Output: configure the agent: battery.reader is missing, and without readings nobody knows whether an update is safe; set sunspec, can, file or http, or none for a device that has no battery
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/bundle"
+	"github.com/interlock-energy/ota/gate/bms"
 	"github.com/interlock-energy/ota/source/https"
 )
 
@@ -154,7 +155,7 @@ func TestHealthFollowsNoRedirect(t *testing.T) {
 		io.WriteString(w, "welcome")
 	}))
 	defer s.Close()
-	c, err := newCheck(&Health{HTTP: s.URL + "/health"}, nil, nil)
+	c, err := checker(t, nil).newCheck(&Health{HTTP: s.URL + "/health"}, bms.Tolerance{})
 	if err != nil {
 		t.Fatal(err)
 	}

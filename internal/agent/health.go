@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -23,9 +22,19 @@ type check struct {
 	do      func(context.Context) error
 }
 
-// newCheck makes the check that h describes. The reader is nil if the device has
-// no battery, and limits says what it must be like.
-func newCheck(h *Health, read bms.Reader, limits func() bms.Thresholds) (check, error) {
+func (a *Agent) newChecks(list []Health, tolerance bms.Tolerance) (checks []check, err error) {
+	for i := range list {
+		c, err := a.newCheck(&list[i], tolerance)
+		if err != nil {
+			return nil, fmt.Errorf("check %d: %w", i+1, err)
+		}
+		checks = append(checks, c)
+	}
+	return checks, nil
+}
+
+// newCheck makes the check that h describes. The tolerance is for as_before.
+func (a *Agent) newCheck(h *Health, tolerance bms.Tolerance) (check, error) {
 	c := check{name: h.Name, timeout: time.Duration(orDefault(h.Timeout, Duration(healthTimeout)))}
 	kinds := 0
 	add := func(name string, do func(context.Context) error) {
@@ -62,13 +71,11 @@ func newCheck(h *Health, read bms.Reader, limits func() bms.Thresholds) (check, 
 		})
 	}
 	if h.Battery != "" {
-		if h.Battery != "fresh" && h.Battery != "within_limits" {
-			return c, fmt.Errorf("battery is %q, want fresh or within_limits", h.Battery)
+		do, err := a.batteryCheck(h.Battery, tolerance)
+		if err != nil {
+			return c, fmt.Errorf("battery: %w", err)
 		}
-		if read == nil {
-			return c, errors.New("battery: this device is configured without one")
-		}
-		add("battery "+h.Battery, func(ctx context.Context) error { return batteryOK(ctx, read, limits(), h.Battery == "within_limits") })
+		add("battery "+h.Battery, do)
 	}
 	if kinds != 1 {
 		return c, fmt.Errorf("%d of command, http, tcp and battery are given, want one", kinds)
@@ -92,20 +99,6 @@ func getOK(ctx context.Context, client *http.Client, url string) error {
 		return fmt.Errorf("status %s: %q", resp.Status, body)
 	}
 	return err
-}
-
-// batteryOK reports whether readings are back: complete, plausible and fresh.
-// Whether they would allow an update is another question, which only
-// withinLimits asks: current flows again, and rightly, when firmware does its work.
-func batteryOK(ctx context.Context, read bms.Reader, limits bms.Thresholds, withinLimits bool) error {
-	r, err := read(ctx)
-	if err != nil {
-		return err
-	}
-	if !withinLimits {
-		limits = bms.Thresholds{MinSoC: 0, MinTemperature: -60, MaxTemperature: 120, MaxCurrent: 10_000, MaxAge: limits.MaxAge}
-	}
-	return bms.Decide(r, limits, nil, time.Now())
 }
 
 // healthy asks all checks at the same time, and names every one that fails.

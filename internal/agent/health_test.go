@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -80,7 +81,7 @@ func TestHealth(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.h.Timeout = orDefault(tt.h.Timeout, long)
 			tt.h.Name = "plant"
-			c, err := newCheck(&tt.h, tt.read, bms.Default)
+			c, err := checker(t, tt.read).newCheck(&tt.h, bms.DefaultTolerance())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -96,14 +97,14 @@ func TestHealth(t *testing.T) {
 			}
 		})
 	}
-	if _, err := newCheck(&Health{Battery: "fresh"}, nil, bms.Default); err == nil {
+	if _, err := checker(t, nil).newCheck(&Health{Battery: "fresh"}, bms.DefaultTolerance()); err == nil {
 		t.Error("a battery check was accepted on a device without a battery")
 	}
 
 	// All that fail are named, on one line.
 	var checks []check
 	for _, h := range []Health{{Name: "one", TCP: closed}, {Name: "two", Command: Command{"true"}}, {Name: "three", Command: Command{"false"}}} {
-		c, err := newCheck(&h, nil, bms.Default)
+		c, err := checker(t, nil).newCheck(&h, bms.DefaultTolerance())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -158,4 +159,17 @@ func TestCommandRun(t *testing.T) {
 	if _, err := (Command{"true"}).run(ctx, time.Minute, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
+}
+
+// checker is an agent that only has a battery, or none.
+func checker(t *testing.T, read bms.Reader) *Agent {
+	t.Helper()
+	a := &Agent{read: read, log: slog.New(slog.DiscardHandler), cfg: Config{StateDir: t.TempDir()}}
+	if read != nil {
+		var err error
+		if a.guard, err = bms.New(read, bms.Default()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return a
 }

@@ -40,11 +40,11 @@ func (a *Agent) hooks(ctx context.Context) ota.Hooks {
 			return err == nil
 		}
 	}
-	if len(h.Suspend.Command) > 0 {
-		out.Suspend = func(ctx context.Context) error { return a.runHook(ctx, "suspend", &h.Suspend) }
+	if len(h.Suspend.Command) > 0 || a.plant != nil {
+		out.Suspend = a.suspendPlant
 	}
-	if len(h.Resume.Command) > 0 {
-		out.Resume = func(ctx context.Context) error { return a.runHook(ctx, "resume", &h.Resume) }
+	if len(h.Resume.Command) > 0 || a.plant != nil {
+		out.Resume = a.resumePlant
 	}
 	return out
 }

@@ -121,32 +121,51 @@ func kindOf(goType string) string {
 var knownKeys = map[string][]string{
 	"Config": {"device", "state_dir", "source", "sources", "verify_signature", "verify_md5", "keys", "check_interval", "check_interval_ms", "startup_delay",
 		"automatic_update", "allow_rollback", "rollback_timeout", "rollback_timeout_ms", "validation_time", "max_tries", "retries", "retry_delay",
-		"stall_timeout", "max_backoff", "suspend", "battery", "dwell", "windows", "health", "hooks", "logs", "slot", "control", "watchdog"},
+		"stall_timeout", "max_backoff", "soak", "suspend", "battery", "dwell", "windows", "health", "quiesce", "hooks", "logs", "slot", "control", "watchdog"},
 	"Device": {"id", "product", "hardware", "version", "version_file", "security_version"},
 	"Source": {"kind", "https", "media", "sd_card", "usb"},
 	"HTTPS": {"url", "kind", "cert_pem", "cert_pem_file", "basic_auth_user", "basic_auth_pass", "basic_auth_pass_file", "token", "token_file",
 		"client_cert_file", "client_key_file", "allow_plain", "read_buffer", "connect_timeout", "response_timeout"},
-	"Media":    {"path", "poll"},
-	"SDCard":   {"filepath"},
-	"USB":      {"device_path"},
-	"Keys":     {"files", "public_key_pem", "threshold"},
-	"Battery":  {"reader", "path", "url", "timeout", "min_soc", "max_temperature", "min_temperature", "max_current", "max_age"},
-	"Health":   {"name", "command", "http", "tcp", "battery", "timeout"},
-	"Hooks":    {"check_start", "suspend", "resume", "event"},
-	"Hook":     {"command", "timeout"},
-	"Logs":     {"level", "console", "file"},
-	"LogFile":  {"path", "max_size", "files", "level"},
-	"Slot":     {"kind", "dir", "components", "boot_file", "capacity", "run", "component", "factory", "start_timeout", "stop_grace", "unprotected", "booted", "reboot", "uboot", "grub", "esp32", "tryboot", "sdboot"},
-	"UBoot":    {"scheme", "names", "attempts", "parts", "env", "allow_single", "flags", "big_endian", "lock"},
-	"EnvPlace": {"path", "offset", "size"},
-	"ESP32":    {"flash", "table_offset", "flash_size", "rollback", "anti_rollback", "secure_version", "chip", "revision", "key_digests"},
-	"Tryboot":  {"autoboot", "partitions", "boot_component"},
-	"SDBoot":   {"dir", "entries", "names"},
-	"SDEntry":  {"name", "text"},
-	"GRUB":     {"env", "env2", "names"},
-	"Booted":   {"command", "cmdline"},
-	"Control":  {"socket"},
-	"Watchdog": {"device", "timeout", "hold", "max_call"},
+	"Media":  {"path", "poll"},
+	"SDCard": {"filepath"},
+	"USB":    {"device_path"},
+	"Keys":   {"files", "public_key_pem", "threshold"},
+	"Soak":   {"time", "symptom_time", "checks"},
+	"Battery": {"reader", "path", "url", "modbus", "sunspec", "can", "compare", "timeout", "rules", "min_soc", "max_soc", "max_temperature",
+		"min_temperature", "max_temperature_rate", "max_current", "min_cell", "max_cell", "max_cell_delta", "max_age", "heartbeat", "standby",
+		"contactors", "remote_control", "require_alarms", "ignore_alarms", "max_uncounted", "rated_capacity", "agreement", "keep"},
+	"Instrument": {"reader", "path", "url", "modbus", "sunspec", "can"},
+	"Agreement":  {"soc", "temperature", "current", "current_share"},
+	"Keep":       {"min_soc", "max_soc", "min_temperature", "max_temperature", "max_current", "max_cell_delta"},
+	"Modbus":     {"address", "tls", "serial", "unit", "timeout", "retries"},
+	"ModbusTLS":  {"ca_file", "cert_file", "key_file", "server_name"},
+	"Serial":     {"device", "baud", "parity", "stop_bits"},
+	"SunSpec":    {"base", "directions", "patience"},
+	"CAN":        {"interface", "slcan", "tcp", "profile", "address", "rated_current", "reverse_current", "first_module", "silent", "frozen_after"},
+	"SLCAN":      {"device", "baud", "bitrate"},
+	"Quiesce":    {"name", "der", "modbus", "http"},
+	"DER": {"modbus", "base", "control", "dead_man", "no_dead_man", "rated_power", "ramp", "max_power", "max_current", "settle", "timeout",
+		"contactors"},
+	"WriteList":   {"link", "quiesce", "resume", "timeout"},
+	"Step":        {"unit", "address", "values", "single", "expect", "command", "wait"},
+	"Wait":        {"unit", "address", "input", "mask", "signed", "min", "max", "within", "for"},
+	"QuiesceHTTP": {"quiesce", "resume", "token_file", "ca_file", "timeout"},
+	"Health":      {"name", "command", "http", "tcp", "battery", "timeout"},
+	"Hooks":       {"check_start", "suspend", "resume", "event"},
+	"Hook":        {"command", "timeout"},
+	"Logs":        {"level", "console", "file"},
+	"LogFile":     {"path", "max_size", "files", "level"},
+	"Slot":        {"kind", "dir", "components", "boot_file", "capacity", "run", "component", "factory", "start_timeout", "stop_grace", "unprotected", "booted", "reboot", "uboot", "grub", "esp32", "tryboot", "sdboot"},
+	"UBoot":       {"scheme", "names", "attempts", "parts", "env", "allow_single", "flags", "big_endian", "lock"},
+	"EnvPlace":    {"path", "offset", "size"},
+	"ESP32":       {"flash", "table_offset", "flash_size", "rollback", "anti_rollback", "secure_version", "chip", "revision", "key_digests"},
+	"Tryboot":     {"autoboot", "partitions", "boot_component"},
+	"SDBoot":      {"dir", "entries", "names"},
+	"SDEntry":     {"name", "text"},
+	"GRUB":        {"env", "env2", "names"},
+	"Booted":      {"command", "cmdline"},
+	"Control":     {"socket"},
+	"Watchdog":    {"device", "timeout", "hold", "max_call"},
 }
 
 // nearest returns the known word that s is a misspelling of, if one is near.
@@ -184,7 +203,7 @@ func editDistance(a, b string) int {
 // resolve makes relative paths absolute, so that it does not matter where the
 // agent was started.
 func (c *Config) resolve(dir string) {
-	paths := []*string{&c.StateDir, &c.Device.VersionFile, &c.Battery.Path, &c.Slot.Dir, &c.Slot.BootFile, &c.Slot.Factory, &c.Watchdog.Device}
+	paths := []*string{&c.StateDir, &c.Device.VersionFile, &c.Slot.Dir, &c.Slot.BootFile, &c.Slot.Factory, &c.Watchdog.Device}
 	if c.Control.Socket != noSocket {
 		paths = append(paths, &c.Control.Socket)
 	}
@@ -223,6 +242,26 @@ func (c *Config) resolve(dir string) {
 		}
 		if s.USB != nil {
 			paths = append(paths, &s.USB.DevicePath)
+		}
+	}
+	for _, in := range append([]Instrument{c.Battery.instrument()}, c.Battery.Compare...) { // so are these
+		paths = append(paths, in.Modbus.paths()...)
+		if in.CAN != nil && in.CAN.SLCAN != nil {
+			paths = append(paths, &in.CAN.SLCAN.Device)
+		}
+	}
+	paths = append(paths, &c.Battery.Path)
+	for i := range c.Battery.Compare {
+		paths = append(paths, &c.Battery.Compare[i].Path)
+	}
+	for _, q := range c.Quiesce {
+		switch {
+		case q.DER != nil:
+			paths = append(paths, q.DER.Modbus.paths()...)
+		case q.Modbus != nil:
+			paths = append(paths, q.Modbus.Link.paths()...)
+		case q.HTTP != nil:
+			paths = append(paths, &q.HTTP.TokenFile, &q.HTTP.CAFile)
 		}
 	}
 	for _, p := range paths {

@@ -13,7 +13,6 @@ import (
 	"github.com/interlock-energy/ota/bundle"
 	"github.com/interlock-energy/ota/gate"
 	"github.com/interlock-energy/ota/gate/bms"
-	"github.com/interlock-energy/ota/gate/bms/bmshttp"
 	"github.com/interlock-energy/ota/source/https"
 	"github.com/interlock-energy/ota/source/media"
 )
@@ -43,29 +42,6 @@ func (a *Agent) newSource(s *Source, version string) (ota.Source, error) {
 		return nil, fmt.Errorf("kind %s is %w; known are https, media, sd_card and usb", kind, errPlanned)
 	}
 	return nil, fmt.Errorf("kind %q is not known; known are https, media, sd_card and usb; modbus, canbus and aws_iot are planned", kind)
-}
-
-// newReader makes the reader of the battery. It is nil for a device that says
-// that it has none.
-func newReader(b *Battery) (bms.Reader, error) {
-	switch b.Reader {
-	case "file":
-		if b.Path == "" {
-			return nil, errors.New("battery.path is missing: the file with the readings")
-		}
-		return bms.FromFile(b.Path), nil
-	case "http":
-		if _, err := webURL(b.URL); err != nil {
-			return nil, fmt.Errorf("battery.url: %w", err)
-		}
-		return bmshttp.New(b.URL, nil)
-	case "none":
-		return nil, nil
-	case "":
-		return nil, errors.New("battery.reader is missing, and without readings nobody knows whether an update is safe; " +
-			"set file or http, or none for a device that has no battery")
-	}
-	return nil, fmt.Errorf("battery.reader %q is not known; known are file, http and none", b.Reader)
 }
 
 // kind returns what s is, from its kind or from the only section that is given.
@@ -214,16 +190,6 @@ func newGates(cfg *Config, guard *bms.Guard) (ota.Gate, error) {
 		gates = append(gates, w)
 	}
 	return gate.All(gates...), nil
-}
-
-func thresholds(b *Battery) bms.Thresholds {
-	t := bms.Default()
-	t.MinSoC = valueOr(b.MinSoC, t.MinSoC)
-	t.MaxTemperature = valueOr(b.MaxTemperature, t.MaxTemperature)
-	t.MinTemperature = valueOr(b.MinTemperature, t.MinTemperature)
-	t.MaxCurrent = valueOr(b.MaxCurrent, t.MaxCurrent)
-	t.MaxAge = time.Duration(orDefault(b.MaxAge, Duration(t.MaxAge)))
-	return t
 }
 
 func webURL(s string) (*url.URL, error) {

@@ -136,23 +136,36 @@ type Component struct {
 	Error    string `json:"error,omitempty"`
 }
 
-// Thresholds are the limits on the battery that hold now.
+// Thresholds are the limits on the battery that hold now; see bms.Thresholds. Limits
+// that are 0 and omitted are switched off.
 type Thresholds struct {
-	MinSoC         float64 `json:"min_soc"`         // %
-	MaxTemperature float64 `json:"max_temperature"` // °C
-	MinTemperature float64 `json:"min_temperature"` // °C
-	MaxCurrent     float64 `json:"max_current"`     // A, magnitude
-	MaxAge         string  `json:"max_age"`         // of a reading, for example "5s"
+	MinSoC             float64 `json:"min_soc"`                        // %
+	MaxSoC             float64 `json:"max_soc,omitempty"`              // %
+	MaxTemperature     float64 `json:"max_temperature"`                // °C
+	MinTemperature     float64 `json:"min_temperature"`                // °C
+	MaxTemperatureRate float64 `json:"max_temperature_rate,omitempty"` // K/min
+	MaxCurrent         float64 `json:"max_current"`                    // A, magnitude
+	MinCell            float64 `json:"min_cell,omitempty"`             // V
+	MaxCell            float64 `json:"max_cell,omitempty"`             // V
+	MaxCellDelta       float64 `json:"max_cell_delta,omitempty"`       // V
+	MaxUncounted       float64 `json:"max_uncounted,omitempty"`        // %
+	MaxAge             string  `json:"max_age"`                        // of a signal, for example "5s"
 }
 
 // ThresholdsChange changes the limits whose fields are set, until the agent is
 // restarted; its configuration file is the place for more.
 type ThresholdsChange struct {
-	MinSoC         *float64 `json:"min_soc,omitempty"`
-	MaxTemperature *float64 `json:"max_temperature,omitempty"`
-	MinTemperature *float64 `json:"min_temperature,omitempty"`
-	MaxCurrent     *float64 `json:"max_current,omitempty"`
-	MaxAge         *string  `json:"max_age,omitempty"`
+	MinSoC             *float64 `json:"min_soc,omitempty"`
+	MaxSoC             *float64 `json:"max_soc,omitempty"`
+	MaxTemperature     *float64 `json:"max_temperature,omitempty"`
+	MinTemperature     *float64 `json:"min_temperature,omitempty"`
+	MaxTemperatureRate *float64 `json:"max_temperature_rate,omitempty"`
+	MaxCurrent         *float64 `json:"max_current,omitempty"`
+	MinCell            *float64 `json:"min_cell,omitempty"`
+	MaxCell            *float64 `json:"max_cell,omitempty"`
+	MaxCellDelta       *float64 `json:"max_cell_delta,omitempty"`
+	MaxUncounted       *float64 `json:"max_uncounted,omitempty"`
+	MaxAge             *string  `json:"max_age,omitempty"`
 }
 
 // Result is the answer to a command that did not fail.

@@ -1,0 +1,238 @@
+// Package bmssunspec reads the battery of a system that describes itself in
+// SunSpec models, over Modbus or whatever else carries registers. It is for devices
+// whose converter or battery management system speaks SunSpec, and a package of its
+// own so that others do not carry it.
+//
+// Start with [New], and give [Reader.Read] to bms.New. What is promised: a value
+// that the device does not implement is not available, never a number; what the
+// models tell of the same quantity in other ways stands beside it, to be compared;
+// and a device whose map has changed is looked at anew before it is believed.
+package bmssunspec
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/interlock-energy/ota/bus/sunspec"
+	"github.com/interlock-energy/ota/gate/bms"
+)
+
+// Config says what is read.
+type Config struct {
+	Registers sunspec.Registers // for example modbus.Client.Unit(1)
+	Source    string            // for people, for example the address
+	Search    sunspec.Search    // where the map may begin; default 40000, 0, 50000
+
+	// Directions says how far the signs of the currents can be relied on. By default
+	// all models of a device count from the same side, and one that disagrees refuses.
+	Directions Directions
+
+	// Patience bounds the search for the models, which may take longer than a question
+	// to the gate does; default 30 s.
+	Patience time.Duration
+}
+
+// Directions says what the signs of a device's currents mean to each other.
+type Directions string
+
+// Directions.
+const (
+	SameDirections    Directions = ""       // the same sign is the same direction, in all models
+	UnknownDirections Directions = "ignore" // nothing
+)
+
+// Reader reads one battery. Its methods may be called from many goroutines; they
+// ask the device one after the other.
+type Reader struct {
+	cfg  Config
+	turn chan struct{} // held by who asks the device
+
+	mu     sync.Mutex
+	device *sunspec.Device // nil: not known
+	search *search         // under way, or what became of the last one
+}
+
+type search struct {
+	done chan struct{} // closed in the end
+	err  error
+}
+
+// New returns a reader. It does not ask the device yet.
+func New(cfg Config) (*Reader, error) {
+	if cfg.Registers == nil {
+		return nil, errors.New("read a battery over SunSpec: the registers are missing")
+	}
+	if cfg.Directions != SameDirections && cfg.Directions != UnknownDirections {
+		return nil, fmt.Errorf("read a battery over SunSpec: directions are %q, want %q or nothing", cfg.Directions, UnknownDirections)
+	}
+	if cfg.Patience <= 0 {
+		cfg.Patience = 30 * time.Second
+	}
+	return &Reader{cfg: cfg, turn: make(chan struct{}, 1)}, nil
+}
+
+// Read is a [bms.Reader].
+func (r *Reader) Read(ctx context.Context) (bms.Reading, error) {
+	device, err := r.find(ctx)
+	if err != nil {
+		return bms.Reading{}, fmt.Errorf("%s: %w", r.cfg.Source, err)
+	}
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return bms.Reading{}, fmt.Errorf("%s: wait for another reading: %w", r.cfg.Source, context.Cause(ctx))
+	}
+	at := time.Now() // before reading, so that a slow device counts as age
+	b, err := sunspec.ReadBattery(ctx, r.cfg.Registers, device)
+	if err != nil {
+		if ctx.Err() == nil && !errors.Is(err, sunspec.ErrTorn) {
+			r.forget(device) // it may have restarted with other models
+		}
+		return bms.Reading{}, fmt.Errorf("%s: %w", r.cfg.Source, err)
+	}
+	return reading(&b, at, r.cfg.Source, r.cfg.Directions), nil
+}
+
+// find returns the device's models. A search goes on when the one who asked for it
+// gives up, so that a slow line is searched through once.
+func (r *Reader) find(ctx context.Context) (*sunspec.Device, error) {
+	r.mu.Lock()
+	if r.device != nil {
+		defer r.mu.Unlock()
+		return r.device, nil
+	}
+	s := r.search
+	if s == nil {
+		s = &search{done: make(chan struct{})}
+		r.search = s
+		go r.look(context.WithoutCancel(ctx), s)
+	}
+	r.mu.Unlock()
+	select {
+	case <-s.done:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("look for the battery's models: %w", context.Cause(ctx))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s.err != nil {
+		return nil, s.err
+	}
+	return r.device, nil
+}
+
+func (r *Reader) look(ctx context.Context, s *search) {
+	ctx, cancel := context.WithTimeoutCause(ctx, r.cfg.Patience, fmt.Errorf("not within %v", r.cfg.Patience))
+	defer cancel()
+	device, err := sunspec.Discover(ctx, r.cfg.Registers, r.cfg.Search)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.search, s.err = nil, err
+	if err == nil {
+		r.device = device
+	}
+	close(s.done)
+}
+
+func (r *Reader) forget(device *sunspec.Device) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.device == device {
+		r.device = nil
+	}
+}
+
+// reading is what a gate wants to know of b.
+func reading(b *sunspec.Battery, at time.Time, source string, d Directions) bms.Reading {
+	r := bms.Reading{Source: source, Valid: true, At: at, Signals: map[bms.Quantity]bms.Signal{}}
+	for q, v := range map[bms.Quantity]sunspec.Quantity{bms.SoC: b.SoC, bms.SoH: b.SoH, bms.Voltage: b.V, bms.Current: b.A,
+		bms.TemperatureMin: b.TempMin, bms.TemperatureMax: b.TempMax, bms.CellMin: b.CellMin, bms.CellMax: b.CellMax, bms.Capacity: b.Capacity} {
+		if !math.IsNaN(v.Value) {
+			r.Signals[q] = bms.Signal{Value: v.Value}
+		}
+	}
+	if b.Heartbeat.Known {
+		r.Beat = &bms.Beat{Count: uint64(b.Heartbeat.Value)}
+	}
+	r.Alarms = slices.Concat(b.Alarms, b.ConverterAlarms)
+	if b.State.Known && b.State.Value == batteryFault {
+		r.Alarms = append(r.Alarms, "802 State FAULT")
+	}
+	slices.Sort(r.Alarms)
+	r.Alarms = slices.Compact(r.Alarms)
+	r.NoAlarms = !b.AlarmsKnown
+	r.Warnings = slices.Concat(b.Warnings, b.Vendor)
+	r.Mode, r.Contactors, r.Control = mode(b), contactors(b), control(b)
+	for _, o := range b.OtherA {
+		r.Others = append(r.Others, other(bms.Current, o, at, source))
+	}
+	for _, o := range b.OtherSoC {
+		r.Others = append(r.Others, other(bms.SoC, o, at, source))
+	}
+	return r
+}
+
+func other(q bms.Quantity, o sunspec.Quantity, at time.Time, source string) bms.Reading {
+	return bms.Reading{Source: source + " " + o.From, Valid: true, At: at, Signals: map[bms.Quantity]bms.Signal{q: {Value: o.Value}}}
+}
+
+// Values of 802 State and 701 InvSt.
+var (
+	batteryModes = map[uint32]bms.Mode{1: bms.ModeOff, 2: bms.ModeBusy, 3: bms.ModeRunning, 4: bms.ModeStandby,
+		5: bms.ModeRunning, 6: bms.ModeBusy, batteryFault: bms.ModeFault}
+	converterModes = map[uint32]bms.Mode{0: bms.ModeOff, 1: bms.ModeOff, 2: bms.ModeBusy, 3: bms.ModeRunning, 4: bms.ModeRunning,
+		5: bms.ModeBusy, 6: bms.ModeFault, 7: bms.ModeStandby}
+)
+
+const batteryFault = 99
+
+// mode is that of the converter where it says one, for it moves the power, and else
+// that of the battery. A fault of either is one.
+func mode(b *sunspec.Battery) bms.Mode {
+	switch {
+	case b.State.Known && b.State.Value == batteryFault:
+		return bms.ModeFault
+	case b.InvSt.Known:
+		return converterModes[b.InvSt.Value]
+	case b.State.Known:
+		return batteryModes[b.State.Value]
+	}
+	return ""
+}
+
+// contactors is known if all strings say the same.
+func contactors(b *sunspec.Battery) bms.Contactors {
+	var all bms.Contactors
+	for i, c := range b.Contactors {
+		one := bms.ContactorsOpen
+		if c.Closed {
+			one = bms.ContactorsClosed
+		}
+		if !c.Known || i > 0 && one != all {
+			return ""
+		}
+		all = one
+	}
+	return all
+}
+
+// control is local if anybody has taken it.
+func control(b *sunspec.Battery) bms.Control {
+	var c bms.Control
+	for _, s := range []sunspec.Status{b.LocRemCtl, b.DERLocRemCtl} {
+		switch {
+		case !s.Known:
+		case s.Name == "LOCAL":
+			return bms.ControlLocal
+		case s.Name == "REMOTE":
+			c = bms.ControlRemote
+		}
+	}
+	return c
+}

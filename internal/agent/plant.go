@@ -1,0 +1,169 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/interlock-energy/ota/bus/can"
+	"github.com/interlock-energy/ota/bus/can/broadcast"
+	"github.com/interlock-energy/ota/bus/serial"
+	"github.com/interlock-energy/ota/bus/sunspec"
+	"github.com/interlock-energy/ota/gate/bms"
+	"github.com/interlock-energy/ota/gate/bms/bmscan"
+	"github.com/interlock-energy/ota/gate/bms/bmssunspec"
+)
+
+// SunSpec says what is particular about a device's models.
+type SunSpec struct {
+	Base       *uint16  `yaml:"base"`       // address where they may begin; default 40000, 0 and 50000
+	Directions string   `yaml:"directions"` // ignore: the signs of its currents contradict each other
+	Patience   Duration `yaml:"patience"`   // to find the models; default 30s
+}
+
+// CAN says where a battery broadcasts, and how. One of Interface, SLCAN and TCP is given.
+type CAN struct {
+	Interface string `yaml:"interface"` // of Linux, for example can0
+	SLCAN     *SLCAN `yaml:"slcan"`     // a serial adapter
+	TCP       string `yaml:"tcp"`       // host:port of a converter
+
+	Profile     string   `yaml:"profile"`
+	Address     int      `yaml:"address"`       // of a battery of pylon-hv, 0 to 15
+	Rated       float64  `yaml:"rated_current"` // A; more than twice of it is not plausible
+	Reverse     bool     `yaml:"reverse_current"`
+	FirstModule int      `yaml:"first_module"` // for original
+	Silent      bool     `yaml:"silent"`       // send no keep-alive: an inverter does
+	FrozenAfter Duration `yaml:"frozen_after"` // default 1m
+}
+
+// SLCAN is a serial CAN adapter.
+type SLCAN struct {
+	Device  string `yaml:"device"`
+	Baud    int    `yaml:"baud"`    // of the serial line; default 115200
+	Bitrate int    `yaml:"bitrate"` // of the bus; default 500000
+}
+
+func (a *Agent) newSunSpec(in *Instrument) (bms.Reader, error) {
+	unit, err := a.links.unit(in.Modbus)
+	if err != nil {
+		return nil, fmt.Errorf(".%w", err)
+	}
+	c := bmssunspec.Config{Registers: unit, Source: fmt.Sprintf("SunSpec at %s unit %d", in.Modbus.name(), unit.ID)}
+	if s := in.SunSpec; s != nil {
+		if s.Base != nil {
+			c.Search = sunspec.Search{Bases: []uint16{*s.Base}}
+		}
+		c.Directions, c.Patience = bmssunspec.Directions(s.Directions), time.Duration(s.Patience)
+	}
+	r, err := bmssunspec.New(c)
+	if err != nil {
+		return nil, fmt.Errorf(": %w", err)
+	}
+	return r.Read, nil
+}
+
+func (a *Agent) newCAN(in *Instrument) (bms.Reader, error) {
+	c := in.CAN
+	if c == nil {
+		return nil, errors.New(".can is missing: where the battery broadcasts, and its profile")
+	}
+	open, source, err := c.link()
+	if err != nil {
+		return nil, fmt.Errorf(".can%w", err)
+	}
+	if c.Address < 0 || c.Address > 15 || c.FirstModule < 0 || c.FirstModule > 255 {
+		return nil, fmt.Errorf(".can.address is %d and .can.first_module %d, want 0 to 15 and 0 to 255", c.Address, c.FirstModule)
+	}
+	config := bmscan.Config{Open: open, Source: fmt.Sprintf("CAN %s on %s", c.Profile, source), Profile: c.Profile, Silent: c.Silent,
+		Options:     broadcast.Options{RatedCurrent: c.Rated, ReverseCurrent: c.Reverse, Address: uint8(c.Address), FirstModule: uint8(c.FirstModule)},
+		FrozenAfter: time.Duration(c.FrozenAfter), Log: a.log}
+	if c.Profile == "" {
+		return nil, fmt.Errorf(".can.profile is missing; known are %s", strings.Join(broadcast.Names(), ", "))
+	}
+	if _, err := broadcast.New(c.Profile, config.Options); err != nil {
+		return nil, fmt.Errorf(".can.profile: %w", err)
+	}
+	// Nothing listens before the agent runs: a configuration is also made to be checked.
+	l := &lateListener{config: config}
+	a.listeners = append(a.listeners, l)
+	return l.read, nil
+}
+
+// link returns how to open the link, and its name for people.
+func (c *CAN) link() (open func(context.Context) (can.Bus, error), name string, err error) {
+	var ways []string
+	for _, w := range []struct {
+		key   string
+		given bool
+	}{{"interface", c.Interface != ""}, {"slcan", c.SLCAN != nil}, {"tcp", c.TCP != ""}} {
+		if w.given {
+			ways = append(ways, w.key)
+		}
+	}
+	switch {
+	case len(ways) == 0:
+		return nil, "", errors.New(".interface, .slcan and .tcp are missing; one of them says where the bus is")
+	case len(ways) > 1:
+		return nil, "", fmt.Errorf(": %s are given; keep one", strings.Join(ways, " and "))
+	case c.Interface != "":
+		return func(context.Context) (can.Bus, error) { return can.DialSocketCAN(c.Interface, nil) }, c.Interface, nil
+	case c.TCP != "":
+		return func(context.Context) (can.Bus, error) { return can.NewTCP13(c.TCP, can.TCP13Config{}), nil }, c.TCP, nil
+	}
+	line := serial.Config{Path: c.SLCAN.Device, Baud: orDefault(c.SLCAN.Baud, 115200)}
+	if line.Path == "" {
+		return nil, "", errors.New(".slcan.device is missing, for example /dev/ttyACM0")
+	}
+	return func(ctx context.Context) (can.Bus, error) {
+		port, err := serial.Open(line)
+		if err != nil {
+			return nil, err
+		}
+		return can.OpenSLCAN(ctx, port, can.SLCANConfig{Bitrate: c.SLCAN.Bitrate})
+	}, line.Path, nil
+}
+
+// lateListener begins to listen when it is started.
+type lateListener struct {
+	config   bmscan.Config
+	listener *bmscan.Listener // nil: not started
+}
+
+func (l *lateListener) read(ctx context.Context) (bms.Reading, error) {
+	if l.listener == nil {
+		return bms.Reading{}, errors.New("nobody listens to the bus yet")
+	}
+	return l.listener.Read(ctx)
+}
+
+// openPlant starts what listens to the plant. The caller closes it with closePlant.
+func (a *Agent) openPlant() error {
+	for _, l := range a.listeners {
+		var err error
+		if l.listener, err = bmscan.Listen(l.config); err != nil {
+			return fmt.Errorf("battery: %w", err)
+		}
+	}
+	return nil
+}
+
+func (a *Agent) closePlant() {
+	for _, l := range a.listeners {
+		if l.listener == nil {
+			continue
+		}
+		if err := l.listener.Close(); err != nil {
+			a.log.Warn("stop listening to the battery", "error", err)
+		}
+	}
+	for _, c := range a.converters {
+		if err := c.Close(); err != nil {
+			a.log.Warn("leave a converter", "error", err)
+		}
+	}
+	if err := a.links.close(); err != nil {
+		a.log.Warn("close the connections to the plant", "error", err)
+	}
+}
