@@ -61,20 +61,20 @@ func (c *converter) connect(ctx context.Context) error {
 	}
 	state, errState := b.Integer("State")
 	op, errOp := b.Integer("SetOp")
+	closed := func(state int64) bool {
+		return state == stateConnected || state == stateStandby || state == stateSoCProtection
+	}
 	switch {
 	case errState != nil || errOp != nil:
 		return fmt.Errorf("close the contactors: 802 State or SetOp has no value any more; %w", errPerson)
-	case state != stateDisconnected && op != opDisconnect:
-		return nil
+	case state != stateDisconnected && op != opDisconnect: // closed, or a process that died has told it to
+		return c.await(ctx, "close the contactors", closed, false)
 	case op != opDisconnect:
 		return fmt.Errorf("close the contactors: 802 State is DISCONNECTED, and SetOp is %d, which is not from here; the battery management or a person has opened them, and has to close them", op)
 	}
 	c.d.tell("close the contactors")
 	if err := c.set(ctx, 802, value{"SetOp", opConnect}); err != nil {
 		return fmt.Errorf("close the contactors: %w", err)
-	}
-	closed := func(state int64) bool {
-		return state == stateConnected || state == stateStandby || state == stateSoCProtection
 	}
 	return c.await(ctx, "close the contactors", closed, false)
 }

@@ -20,7 +20,7 @@ const rated = 100_000 // W
 // its power follows the set-point at a finite rate, and its dead-man counts down as 704
 // says. It does what a test tells it to do wrong.
 type fake struct {
-	im                                          *sunspec.Image
+	im                                           *sunspec.Image
 	common, ac, controls, dc, ctl, battery, bank sunspec.Model
 
 	disk *otatest.Disk // every write is an effect of it, so that it can be cut and fail

@@ -49,10 +49,13 @@ func (c *converter) rebuild(ctx context.Context, f *found, lost error) error {
 	}
 	f.Control, f.DeadMan = SetPoint, at("WSetRvrtTms")
 	f.Scale, _ = b.Integer(f.Set + "_SF")
-	f.Points = map[string]int64{
-		"WSetEna": at("WSetEnaRvrt"), f.Set: at(f.Revert),
-		"WSetRvrtTms": 0, "WSetEnaRvrt": at("WSetEnaRvrt"), f.Revert: at(f.Revert),
+	f.Points = map[string]int64{"WSetEna": at("WSetEnaRvrt"), f.Set: at(f.Revert)}
+	for _, path := range []string{"WSetEnaRvrt", "WSetRvrt", "WSetPctRvrt"} { // what they were is lost for ever
+		if v, err := b.Integer(path); err == nil {
+			f.Points[path] = v
+		}
 	}
+	f.Points["WSetRvrtTms"] = 0
 	if mod, err := b.Integer("WSetMod"); err == nil {
 		f.Points["WSetMod"] = mod
 	}

@@ -76,7 +76,7 @@ func (c *converter) stop(ctx context.Context, f *found) error {
 	if f.DeadMan > 0 {
 		// Where to go back to comes before the time after which to go: a timer of
 		// somebody else that runs out between the two must find a place that is right.
-		revert := []value{{f.Revert, f.Points[f.Set]}, {"WSetEnaRvrt", f.Points["WSetEna"]}, {"WSetRvrtTms", f.DeadMan}}
+		revert := append(f.reverts(), value{"WSetEnaRvrt", f.Points["WSetEna"]}, value{"WSetRvrtTms", f.DeadMan})
 		if err := c.change(ctx, 704, revert...); err != nil {
 			return fmt.Errorf("arm the dead-man: %w", err)
 		}
@@ -112,6 +112,19 @@ func (c *converter) stop(ctx context.Context, f *found) error {
 		}
 	}
 	return nil
+}
+
+// reverts is where the dead-man goes back to: in the other unit too, because a device
+// takes over both.
+func (f *found) reverts() []value {
+	var all []value
+	for _, axis := range [][2]string{{"WSet", "WSetRvrt"}, {"WSetPct", "WSetPctRvrt"}} {
+		set, hasSet := f.Points[axis[0]]
+		if _, has := f.Points[axis[1]]; has && hasSet {
+			all = append(all, value{axis[1], set})
+		}
+	}
+	return all
 }
 
 // takeOver enables a set-point where the power is anyway.
@@ -221,8 +234,8 @@ func (c *converter) restoreSetPoint(ctx context.Context, f *found) error {
 // The time comes first, and has to have stopped: with the old place to go to and our
 // time, it would go there.
 func (c *converter) disarm(ctx context.Context, f *found) error {
-	wrote := []value{{"WSetRvrtTms", f.DeadMan}, {"WSetEnaRvrt", f.Points["WSetEna"]}, {f.Revert, f.Points[f.Set]}}
-	for _, w := range wrote {
+	wrote := []value{{"WSetRvrtTms", f.DeadMan}, {"WSetEnaRvrt", f.Points["WSetEna"]}}
+	for _, w := range append(wrote, f.reverts()...) {
 		b, err := c.read(ctx, 704)
 		if err != nil {
 			return err
