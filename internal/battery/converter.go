@@ -132,25 +132,26 @@ func (c *converter) next(s *state) time.Time {
 	return next
 }
 
-// step moves the converter by a time that has passed.
+// step moves the converter by a time that has passed, in which nothing that it was
+// told changed; what begins at its end begins then.
 func (c *converter) step(s *state, d time.Duration) {
-	if !c.reverts.IsZero() && !s.at.Before(c.reverts) {
-		c.reverts = time.Time{}
-		c.controls.Enabled, c.controls.W, c.controls.Pct = c.controls.RevertEnabled, c.controls.RevertW, c.controls.RevertPct
+	if !c.onLoad {
+		by := math.Inf(1)
+		if c.controls.Ramp > 0 {
+			by = c.controls.Ramp / 100 * RatedPower * d.Seconds()
+		}
+		target := c.target(s)
+		c.power = toward(c.power, target, by)
+		c.onLoad = c.power == target && c.controls.Order == Run && !c.controls.Enabled && c.runs.IsZero() && s.connected()
 	}
 	if !c.runs.IsZero() && !s.at.Before(c.runs) {
 		c.runs = time.Time{}
 	}
-	if c.onLoad {
-		return
+	if !c.reverts.IsZero() && !s.at.Before(c.reverts) {
+		c.reverts = time.Time{}
+		c.controls.Enabled, c.controls.W, c.controls.Pct = c.controls.RevertEnabled, c.controls.RevertW, c.controls.RevertPct
+		c.onLoad = c.onLoad && !c.controls.Enabled
 	}
-	by := math.Inf(1)
-	if c.controls.Ramp > 0 {
-		by = c.controls.Ramp / 100 * RatedPower * d.Seconds()
-	}
-	target := c.target(s)
-	c.power = toward(c.power, target, by)
-	c.onLoad = c.power == target && c.controls.Order == Run && !c.controls.Enabled && c.runs.IsZero()
 }
 
 // target is the power that the converter is on its way to.

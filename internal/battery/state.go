@@ -156,10 +156,10 @@ func (s *state) step(d time.Duration) {
 		s.load = 0 // empty or full: no more in this direction
 	}
 	s.soc = min(max(s.soc, 0), 100)
+	s.converter.step(s, d)
 	if !s.closes.IsZero() && !s.at.Before(s.closes) {
 		s.closes = time.Time{}
 	}
-	s.converter.step(s, d)
 	s.drive()
 }
 
