@@ -287,14 +287,16 @@ func (d *decision) atMost(device, before float64, release *float64) (limit float
 // and 3.30 V are 50 mV apart, which their binary forms are not. NaN is.
 func beyond(difference, limit float64) bool { return !(difference <= limit+1e-9) }
 
-// number formats v with so many decimals, or with all of them where fewer would read
-// as if v had reached the limit: 29.96 % is not "30.0 %, want at least 30 %".
+// number formats v with so many decimals, or with more where fewer would read as if
+// v had reached the limit: 29.96 % is not "30.0 %, want at least 30 %".
 func number(v, limit float64, decimals int) string {
-	s := strconv.FormatFloat(v, 'f', decimals, 64)
-	if rounded, err := strconv.ParseFloat(s, 64); err != nil || math.Abs(rounded) == math.Abs(limit) {
-		return exact(v)
+	for n := decimals; n <= decimals+3; n++ {
+		s := strconv.FormatFloat(v, 'f', n, 64)
+		if rounded, err := strconv.ParseFloat(s, 64); err == nil && math.Abs(rounded) != math.Abs(limit) {
+			return s
+		}
 	}
-	return s
+	return exact(v)
 }
 
 func exact(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }

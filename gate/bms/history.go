@@ -3,6 +3,7 @@ package bms
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -131,9 +132,10 @@ func (h *history) addHeat(v float64, now time.Time) {
 	}
 }
 
-// judgeHeat takes the greatest rise from any reading of the last two minutes to this
-// one, divided by the time between them, or by a minute if that is longer. A minute's
-// readings at least must be there.
+// judgeHeat takes the greatest rise to this reading from those of the last minute,
+// and from the last one before them, divided by a minute or, of that one, by the time
+// since. Further back it does not look, for a sensor that counts whole kelvins takes
+// two steps within two minutes at well below 1 K/min. A minute's readings must be there.
 func (h *history) judgeHeat(d *decision) {
 	limit := d.t.MaxTemperatureRate
 	v := d.r.Value(TemperatureMax)
@@ -141,13 +143,12 @@ func (h *history) judgeHeat(d *decision) {
 		return
 	}
 	rate, seen := 0.0, time.Duration(0)
-	for _, then := range h.heat {
-		age := elapsed(then.at, d.now)
-		if age > 2*rateOver {
-			continue
+	for _, then := range slices.Backward(h.heat) {
+		seen = elapsed(then.at, d.now)
+		rate = max(rate, (v-then.v)/max(seen, rateOver).Minutes())
+		if seen >= rateOver {
+			break
 		}
-		seen = max(seen, age)
-		rate = max(rate, (v-then.v)/max(age, rateOver).Minutes())
 	}
 	if beyond(rate, limit) {
 		d.unsafe("highest temperature rises by %s K/min, want at most %s K/min", number(rate, limit, 1), exact(limit))

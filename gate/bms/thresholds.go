@@ -47,15 +47,15 @@ type Agreement struct {
 }
 
 // Keep is hysteresis: by how much each limit gives way once everything was within
-// the limits, until something is outside of these. They are margins, from 0 to what
-// is said here, so that they follow limits that are changed, and cannot be on the
-// wrong side: MinSoC 3 lets a minimum of 30 % give way to 27 %. They never soften
-// what a release demands.
+// the limits, until something is outside of these, or nobody has asked for a minute.
+// They are margins, from 0 to what is said here, so that they follow limits that are
+// changed, and cannot be on the wrong side: MinSoC 3 lets a minimum of 30 % give way
+// to 27 %. No limit is more than doubled, and none that a release sets gives way.
 type Keep struct {
 	MinSoC, MaxSoC                 float64 // %, to 10
 	MinTemperature, MaxTemperature float64 // K, to 10
-	MaxCurrent                     float64 // A, to as much as the limit itself
-	MaxCellDelta                   float64 // V, to as much as the limit itself
+	MaxCurrent                     float64 // A, to 5 or as much as the limit
+	MaxCellDelta                   float64 // V, to 0.02
 }
 
 // Default returns the thresholds of the OTA manager's specification: at least
@@ -122,8 +122,8 @@ func (t Thresholds) Validate() error {
 		{"margin to keep of the maximum state of charge", t.Keep.MaxSoC, 0, mostKeptSoC, "%", true},
 		{"margin to keep of the minimum temperature", t.Keep.MinTemperature, 0, mostKeptTemperature, "K", true},
 		{"margin to keep of the maximum temperature", t.Keep.MaxTemperature, 0, mostKeptTemperature, "K", true},
-		{"margin to keep of the maximum current", t.Keep.MaxCurrent, 0, t.MaxCurrent, "A", true},
-		{"margin to keep of the difference of cell voltages", t.Keep.MaxCellDelta, 0, t.MaxCellDelta, "V", true},
+		{"margin to keep of the maximum current", t.Keep.MaxCurrent, 0, max(t.MaxCurrent, mostKeptCurrent), "A", true},
+		{"margin to keep of the difference of cell voltages", t.Keep.MaxCellDelta, 0, mostKeptCellDelta, "V", true},
 	} {
 		if !(v.value >= v.least && v.value <= v.most) && !(v.off && v.value == 0) { // written so that NaN is refused
 			return fmt.Errorf("thresholds: %s is %v %s, want %v to %v%s", v.name, v.value, v.unit, v.least, v.most, orOff(v.off))
@@ -174,8 +174,10 @@ func orOff(off bool) string {
 
 // The greatest margins of Keep. Somebody who takes them for limits is told.
 const (
-	mostKeptSoC         = 10 // %
-	mostKeptTemperature = 10 // K
+	mostKeptSoC         = 10   // %
+	mostKeptTemperature = 10   // K
+	mostKeptCurrent     = 5    // A, or as much as the limit
+	mostKeptCellDelta   = 0.02 // V
 )
 
 // clone returns t with a list of its own.
@@ -194,9 +196,7 @@ func (t Thresholds) kept() Thresholds {
 	}
 	t.MinTemperature = max(sum(t.MinTemperature, -k.MinTemperature), lowestTemperature)
 	t.MaxTemperature = min(sum(t.MaxTemperature, k.MaxTemperature), highestTemperature)
-	t.MaxCurrent = min(sum(t.MaxCurrent, k.MaxCurrent), highestCurrent)
-	if t.MaxCellDelta > 0 {
-		t.MaxCellDelta = sum(t.MaxCellDelta, k.MaxCellDelta)
-	}
+	t.MaxCurrent = min(sum(t.MaxCurrent, k.MaxCurrent), 2*t.MaxCurrent, highestCurrent)
+	t.MaxCellDelta = min(sum(t.MaxCellDelta, k.MaxCellDelta), 2*t.MaxCellDelta) // 0, which is none, stays
 	return t
 }
