@@ -70,7 +70,7 @@ type Battery struct {
 
 	Contactors []Contactor // of the strings, from 803, else 804; empty: nothing says
 
-	OtherA   []Quantity // the magnitude of the current as others than A tell it; one for each that the device has
+	OtherA   []Quantity // the current as others than A tell it, with their sign; one for each that the device has
 	OtherSoC []Quantity // the state of charge as others than SoC tell it; likewise
 }
 

@@ -72,7 +72,7 @@ func TestBattery(t *testing.T) {
 		AlarmsKnown: true, ConverterAlarmsKnown: true,
 		Contactors: []Contactor{{1, true, true, true, "803 string[1].StrSt", ""}},
 		OtherA: []Quantity{
-			{2.5, 803, "803 string[1].StrA", ""}, {2.5, 804, "804 A", ""}, {2.4, 714, "714 Prt[2].DCA", ""}, {2.5, 802, "802 W/V", ""},
+			{-2.5, 803, "803 string[1].StrA", ""}, {-2.5, 804, "804 A", ""}, {-2.4, 714, "714 Prt[2].DCA", ""}, {-2.5, 802, "802 W/V", ""},
 		},
 		OtherSoC: []Quantity{{57.5, 713, "713 SoC", ""}, {57.5, 803, "803 mean of StrSoC", ""}},
 	}

@@ -123,7 +123,7 @@ func (b Block) Integer(path string) (int64, error) {
 		return int64(int32(raw)), nil
 	case Uint64, Acc64:
 		if raw > math.MaxInt64 {
-			return 0, fmt.Errorf("read %d %s: got %d, want at most %d: %w", b.Model.ID, path, raw, math.MaxInt64, ErrRange)
+			return 0, fmt.Errorf("read %d %s: got %d, want at most %d: %w", b.Model.ID, path, raw, int64(math.MaxInt64), ErrRange)
 		}
 	}
 	return int64(raw), nil

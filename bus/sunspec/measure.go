@@ -14,14 +14,9 @@ func (b *blocks) measure(r *Battery) {
 		extreme("lowest", math.Min, b.ofGroup(b.bank, "string", "StrSoH")), extreme("lowest", math.Min, b.of804("SoH")))
 
 	amps := []Quantity{quantity(b.base, "A"), sum(b.ofGroup(b.bank, "string", "StrA")), sum(b.of804("A")), sum(b.ofPorts("DCA"))}
-	var others []Quantity
-	r.A, others = firstAndOthers(amps)
+	r.A, r.OtherA = firstAndOthers(amps)
 	if b.base.Registers != nil {
-		others = append(others, b.ampsByPower())
-	}
-	for _, o := range others {
-		o.Value = math.Abs(o.Value)
-		r.OtherA = append(r.OtherA, o)
+		r.OtherA = append(r.OtherA, b.ampsByPower())
 	}
 
 	r.V = first(quantity(b.base, "V"), extreme("highest", math.Max, b.of804("V")), extreme("highest", math.Max, b.ofPorts("DCV")))

@@ -169,17 +169,39 @@ func reading(b *sunspec.Battery, at time.Time, source string, d Directions) bms.
 	r.NoAlarms = !b.AlarmsKnown
 	r.Warnings = slices.Concat(b.Warnings, b.Vendor)
 	r.Mode, r.Contactors, r.Control = mode(b), contactors(b), control(b)
+	// Which direction a sign means is not standardized. That the battery's own models
+	// mean the same by it is, within one device, a safe thing to ask for; what the
+	// converter means (714) is not.
+	var ours bms.Direction
+	if d == SameDirections {
+		ours = bms.Direction("the sign of " + source)
+	}
+	r.Positive = ours
 	for _, o := range b.OtherA {
-		r.Others = append(r.Others, other(bms.Current, o, at, source))
+		if one, ok := other(bms.Current, o, at, source); ok {
+			if o.Model != dcModel {
+				one.Positive = ours
+			}
+			r.Others = append(r.Others, one)
+		}
 	}
 	for _, o := range b.OtherSoC {
-		r.Others = append(r.Others, other(bms.SoC, o, at, source))
+		if one, ok := other(bms.SoC, o, at, source); ok {
+			r.Others = append(r.Others, one)
+		}
 	}
 	return r
 }
 
-func other(q bms.Quantity, o sunspec.Quantity, at time.Time, source string) bms.Reading {
-	return bms.Reading{Source: source + " " + o.From, Valid: true, At: at, Signals: map[bms.Quantity]bms.Signal{q: {Value: o.Value}}}
+const dcModel = 714 // the converter's DC side
+
+// other is a reading of one instrument, if it tells its value. That an instrument which
+// used to be there is missing shows in the comparison before and after an update.
+func other(q bms.Quantity, o sunspec.Quantity, at time.Time, source string) (bms.Reading, bool) {
+	if math.IsNaN(o.Value) {
+		return bms.Reading{}, false
+	}
+	return bms.Reading{Source: source + " " + o.From, Valid: true, NoAlarms: true, At: at, Signals: map[bms.Quantity]bms.Signal{q: {Value: o.Value}}}, true
 }
 
 // Values of 802 State and 701 InvSt.
