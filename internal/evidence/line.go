@@ -19,6 +19,13 @@ type Line struct {
 	Raw []byte `json:"-"` // the whole line with its newline
 }
 
+// Page is what the length of every line is a multiple of, in bytes: spaces fill it up.
+// A medium that loses power while it writes may garble all of what it writes at once,
+// also what was there before; so nothing is ever written into a page that holds a line.
+// 4096 is what file systems and disks write at most so (EXT4, "4Kn" drives), and
+// syncing a line costs a page in any case.
+const Page = 4096
+
 // MaxLine is how long a line may be, in bytes. A gate that sees a thousand signals
 // needs a tenth of it.
 const MaxLine = 1 << 20
@@ -40,7 +47,7 @@ func hash(line []byte) string {
 // a power cut has torn from a whole one; it is no signature.
 const (
 	sumMark = `,"sum":"`
-	sumEnd  = "\"}\n"
+	sumEnd  = "\"}"
 	sumLen  = 16 // hex digits
 )
 
@@ -67,11 +74,16 @@ func encode(seq int, at time.Time, kind Kind, prev string, body any) ([]byte, er
 		b = append(append(b, ','), fields[1:len(fields)-1]...)
 	}
 	b = append(b, sumMark+sum(b)+sumEnd...)
+	b = append(b, bytes.Repeat([]byte(" "), padding(len(b)))...)
+	b = append(b, '\n')
 	if len(b) > MaxLine {
 		return nil, fmt.Errorf("write a line of kind %s: it is %d bytes, want at most %d", kind, len(b), MaxLine)
 	}
 	return b, nil
 }
+
+// padding returns how many spaces stand between n bytes and the newline.
+func padding(n int) int { return Page - 1 - n%Page }
 
 // marshal is json.Marshal for readers: it leaves < and > alone.
 func marshal(v any) ([]byte, error) {
@@ -87,8 +99,10 @@ func marshal(v any) ([]byte, error) {
 // parse reads a line with its newline, and checks its form and its sum.
 func parse(raw []byte) (Line, error) {
 	l := Line{Raw: raw}
-	body, ok := bytes.CutSuffix(raw, []byte(sumEnd))
-	if !ok || bytes.IndexByte(body, '\n') >= 0 {
+	text, ok := bytes.CutSuffix(raw, []byte("\n"))
+	text = bytes.TrimRight(text, " ")
+	body, closed := bytes.CutSuffix(text, []byte(sumEnd))
+	if !ok || !closed || len(raw)-1-len(text) != padding(len(text)) || bytes.IndexByte(body, '\n') >= 0 {
 		return l, fmt.Errorf("it does not end as a line does")
 	}
 	if len(raw) > MaxLine {

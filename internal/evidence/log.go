@@ -259,7 +259,7 @@ func (l *Log) append(kind Kind, body any) error {
 		return err
 	}
 	// Room for the line that says where it goes on.
-	if o.size > 0 && kind != KindContinued && kind != KindEnd && o.size+int64(len(b))+1024 > l.cfg.MaxFile {
+	if o.size > 0 && kind != KindContinued && kind != KindEnd && o.size+int64(len(b))+Page > l.cfg.MaxFile {
 		if err := l.roll(); err != nil {
 			return err
 		}
@@ -352,6 +352,10 @@ func (l *Log) open() error {
 		}
 		if newest && s.damage == "" && len(s.lines) == 0 { // its first line did not get onto the medium
 			return l.create(name, o, names[:i])
+		}
+		var was Opened
+		if len(s.lines) > 0 && s.lines[0].Decode(&was) == nil {
+			o.Part = was.Part
 		}
 		o.Part++
 		switch {

@@ -13,8 +13,8 @@ const (
 	oftenFor  = time.Hour
 	often     = time.Minute
 	rarely    = time.Hour
-	burst     = 600              // answers that differ from the one before, each with a line of its own
-	refill    = 15 * time.Minute // and one more of them each so long; what comes faster is summed up too
+	burst     = 200       // answers that differ from the one before, each with a line of its own
+	refill    = time.Hour // and one more of them each so long; what comes faster is summed up too
 	maxRanges = 200
 )
 

@@ -235,7 +235,7 @@ func VerifyDir(fsys durable.FS, dir string) ([]Verdict, error) {
 		} else {
 			v.follows(all[i-1])
 			if before := &all[i-1]; before.Head == "" && v.Opened.Previous == before.Name && v.Opened.PreviousHead == "" {
-				before.excuse("so it was when the next file was made: the power failed while this one was", Empty, Torn)
+				before.excuse("no line of it is whole, and so it was when the next file was made: the power failed while this one was", Empty, Torn, Changed)
 			}
 		}
 		all = append(all, v)
@@ -243,12 +243,15 @@ func VerifyDir(fsys durable.FS, dir string) ([]Verdict, error) {
 	return all, nil
 }
 
-// excuse makes a note of the only problem, if it is one of faults.
+// excuse makes notes of the problems, if all of them are of these faults.
 func (v *Verdict) excuse(why string, faults ...Fault) {
-	if len(v.Problems) == 1 && slices.Contains(faults, v.Problems[0].Fault) {
-		v.note("%s; %s", v.Problems[0].Text, why)
-		v.Problems = nil
+	if slices.ContainsFunc(v.Problems, func(p Problem) bool { return !slices.Contains(faults, p.Fault) }) {
+		return
 	}
+	for _, p := range v.Problems {
+		v.note("%s; %s", p.Text, why)
+	}
+	v.Problems = nil
 }
 
 // follows compares the first line with the file before, the zero Verdict for none.
