@@ -82,16 +82,21 @@ func (c *converter) connect(ctx context.Context) error {
 // await waits for the battery's state, and for opening also for those strings that
 // say how their contactors are.
 func (c *converter) await(ctx context.Context, doing string, done func(int64) bool, open bool) error {
+	last := "nothing was read yet"
 	for {
 		why, err := c.stateIs(ctx, done, open)
-		if err != nil {
-			why = err.Error()
-		}
-		if why == "" {
+		switch {
+		case ctx.Err() != nil:
+			return fmt.Errorf("%s: %w: %s", doing, context.Cause(ctx), last)
+		case err != nil:
+			last = err.Error()
+		case why == "":
 			return nil
+		default:
+			last = why
 		}
 		if err := pause(ctx, c.d.cfg.Poll); err != nil {
-			return fmt.Errorf("%s: %w: %s", doing, err, why)
+			return fmt.Errorf("%s: %w: %s", doing, err, last)
 		}
 	}
 }

@@ -40,6 +40,7 @@ type fake struct {
 	takes      time.Duration // until a write can be read back
 	onTime     bool          // the dead-man starts when its time is written, not when it is enabled
 	noRevert   bool          // the dead-man never starts
+	blind      bool          // no current is measured
 	welded     bool          // the contactors stay closed
 	unreadable func() error  // asked before every read
 }
@@ -101,7 +102,10 @@ func (f *fake) commanded() float64 {
 	if b.Float("WSetMod") == 0 {
 		return b.Float("WSetPct") / 100 * rated
 	}
-	return b.Float("WSet")
+	if v := b.Float("WSet"); !math.IsNaN(v) {
+		return v
+	}
+	return f.own
 }
 
 // flow lets the time pass that has passed, and shows the result in the registers.
@@ -128,6 +132,11 @@ func (f *fake) flow() {
 	}
 	f.set(f.controls, sunspec.Raw("WSetRvrtRem", left))
 	f.set(f.ac, sunspec.Raw("W_SF", 1), sunspec.Number("W", f.w))
+	if f.blind {
+		f.set(f.battery, sunspec.Missing("A"))
+		f.set(f.dc, sunspec.Missing("DCA"), sunspec.Missing("Prt[1].DCA"))
+		return
+	}
 	f.set(f.battery, sunspec.Number("A", f.w/800))
 	f.set(f.dc, sunspec.Symbolic("Prt[1].PrtTyp", "ESS"), sunspec.Number("Prt[1].DCA", f.w/800), sunspec.Number("DCA", 99))
 }

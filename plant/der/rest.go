@@ -34,7 +34,7 @@ func (c *converter) rest(ctx context.Context, f *found) error {
 		return err
 	}
 	var since time.Time // zero: not at rest
-	told := ""
+	told, last := "", "nothing was read yet"
 	for {
 		why, now := "", ""
 		held, err := c.held(ctx, f, zero)
@@ -47,6 +47,8 @@ func (c *converter) rest(ctx context.Context, f *found) error {
 			why, now = c.motion(ctx, maxW)
 		}
 		switch {
+		case ctx.Err() != nil: // a reading that was cut short says nothing of the plant
+			return fmt.Errorf("wait for rest: %w: %s", context.Cause(ctx), last)
 		case why != "":
 			since = time.Time{}
 			if why != told {
@@ -64,8 +66,9 @@ func (c *converter) rest(ctx context.Context, f *found) error {
 			}
 			why = fmt.Sprintf("at rest for %s of %s: %s", at.Round(100*time.Millisecond), c.d.cfg.Settle, now)
 		}
+		last = why
 		if err := pause(ctx, c.d.cfg.Poll); err != nil {
-			return fmt.Errorf("wait for rest: %w: %s", err, why)
+			return fmt.Errorf("wait for rest: %w: %s", err, last)
 		}
 	}
 }
