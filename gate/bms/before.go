@@ -126,7 +126,7 @@ func (c *comparison) difference(u unit, was, is float64) {
 		return
 	}
 	if change := math.Abs(is - was); beyond(change, limit) {
-		c.unsafe("%s is %s %s and was %s: it changed by %s %s, want at most %s%s", u.name, number(is, math.NaN(), u.decimals), u.unit,
-			number(was, math.NaN(), u.decimals), number(change, limit, u.decimals), u.difference(), exact(math.Round(limit*1e6)/1e6), by)
+		c.unsafe("%s is %s %s and was %s %s: it changed by %s %s, want at most %s %s%s", u.name, number(is, math.NaN(), u.decimals), u.unit,
+			number(was, math.NaN(), u.decimals), u.unit, number(change, limit, u.decimals), u.difference(), exact(math.Round(limit*1e6)/1e6), u.difference(), by)
 	}
 }
