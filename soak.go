@@ -89,7 +89,7 @@ func (m *Manager) symptom(ctx context.Context) (err error, known bool) {
 		m.symptomSince, m.standing = time.Time{}, nil
 		return nil, true
 	case silent: // an answer that it breaks off is none
-		err = coded(ErrValidation, "the question for symptoms was not answered in %v", time.Since(put).Truncate(time.Millisecond))
+		err = coded(ErrValidation, "the question for symptoms was not answered in %v", m.cfg.SymptomTime)
 	case known:
 		err = coded(codeOr(err, ErrValidation), "%w", err)
 	default:
