@@ -47,6 +47,8 @@ type cli struct {
 	Device deviceCmd `cmd:"" group:"device" help:"Talk to the agent on this device."`
 	ESP32  esp32Cmd  `cmd:"" name:"esp32" group:"device" help:"Look into an ESP32's flash, or build one."`
 
+	Simulate simulateCmd `cmd:"" group:"start" help:"Be a battery system, on Modbus and CAN, for tests."`
+
 	Version versionCmd `cmd:"" group:"start" help:"Print the version of this program."`
 }
 

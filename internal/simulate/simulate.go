@@ -46,6 +46,7 @@ type Config struct {
 	HTTP string // TCP address of the reading as JSON, and of changes
 
 	Faults []string // on from the beginning
+	Script []Step   // what happens by itself; see ParseScript
 
 	Log func(error) // a server that ended; nil: nobody wants to know
 }
@@ -158,8 +159,11 @@ func (s *System) serve(ctx context.Context, cfg Config) error {
 		}
 	}
 	if cfg.HTTP != "" {
-		return s.serveHTTP(ctx, cfg.HTTP)
+		if err := s.serveHTTP(ctx, cfg.HTTP); err != nil {
+			return err
+		}
 	}
+	s.run(ctx, "the script", func() error { return s.follow(ctx, cfg.Script) })
 	return nil
 }
 
