@@ -253,6 +253,11 @@ func TestThresholdsValidate(t *testing.T) {
 		f(&th)
 		return th
 	}
+	with := func(f func(*bms.Thresholds)) bms.Thresholds {
+		th := bms.Recommended()
+		f(&th)
+		return th
+	}
 	for name, tt := range map[string]struct {
 		t    bms.Thresholds
 		want string
@@ -269,6 +274,38 @@ func TestThresholdsValidate(t *testing.T) {
 		"current":        {change(func(t *bms.Thresholds) { t.MaxCurrent = -1 }), "maximum current is -1 A"},
 		"current Inf":    {change(func(t *bms.Thresholds) { t.MaxCurrent = math.Inf(1) }), "maximum current is +Inf A"},
 		"age":            {change(func(t *bms.Thresholds) { t.MaxAge = 5*time.Minute + 1 }), "maximum age"},
+
+		"recommended":             {bms.Recommended(), ""},
+		"recommended, at 1 A":     {with(func(t *bms.Thresholds) { t.MaxCurrent = 1 }), ""},
+		"recommended, less of it": {with(func(t *bms.Thresholds) { t.MaxSoC, t.MaxCellDelta, t.MaxUncounted, t.MaxTemperatureRate = 0, 0, 0, 0 }), ""},
+		"high SoC below low":      {change(func(t *bms.Thresholds) { t.MaxSoC = 29 }), "maximum state of charge is 29 %, want 30 to 100, or 0 for none"},
+		"high SoC":                {change(func(t *bms.Thresholds) { t.MaxSoC = 100.1 }), "maximum state of charge"},
+		"high SoC NaN":            {change(func(t *bms.Thresholds) { t.MaxSoC = math.NaN() }), "maximum state of charge"},
+		"cell":                    {change(func(t *bms.Thresholds) { t.MinCell = -1 }), "minimum cell voltage"},
+		"cells crossed":           {change(func(t *bms.Thresholds) { t.MinCell, t.MaxCell = 3, 2.9 }), "maximum cell voltage is 2.9 V, want 3 to 6"},
+		"cell in mV":              {change(func(t *bms.Thresholds) { t.MaxCell = 3550 }), "maximum cell voltage"},
+		"cells apart":             {change(func(t *bms.Thresholds) { t.MaxCellDelta = 50 }), "maximum difference of cell voltages"},
+		"rate":                    {change(func(t *bms.Thresholds) { t.MaxTemperatureRate = -1 }), "maximum rate of the temperature"},
+		"contactors":              {change(func(t *bms.Thresholds) { t.Contactors = "opened" }), `contactors are "opened", want open, closed or nothing`},
+		"ignored without a name":  {change(func(t *bms.Thresholds) { t.IgnoreAlarms = []string{"door", ""} }), "an alarm to ignore has no name"},
+		"uncounted within a step": {change(func(t *bms.Thresholds) { t.MaxUncounted = 0.5 }), "uncounted charge is 0.5 %, want 1 to 100, or 0 for none"},
+		"rated":                   {change(func(t *bms.Thresholds) { t.RatedCapacity = -1 }), "rated capacity"},
+		"others":                  {change(func(t *bms.Thresholds) { t.MinOthers = -1 }), "other instruments"},
+		"no agreement": {change(func(t *bms.Thresholds) {
+			t.Agreement = bms.Agreement{SoC: -1, Temperature: -1, Current: -1, CurrentShare: -1}
+		}), ""},
+		"agreement NaN":            {change(func(t *bms.Thresholds) { t.Agreement.SoC = math.NaN() }), "agreement of states of charge is NaN %"},
+		"agreement of temperature": {change(func(t *bms.Thresholds) { t.Agreement.Temperature = math.Inf(1) }), "agreement of temperatures"},
+		"agreement of current":     {change(func(t *bms.Thresholds) { t.Agreement.Current = 10001 }), "agreement of currents is 10001 A"},
+		"agreement in percent":     {change(func(t *bms.Thresholds) { t.Agreement.CurrentShare = 2 }), "agreement of currents as a share is 2, want at most 1"},
+
+		"keep, a limit for a margin: SoC":      {with(func(t *bms.Thresholds) { t.Keep.MinSoC = 27 }), "margin to keep of the minimum state of charge is 27 %, want 0 to 10"},
+		"keep, a limit for a margin: high SoC": {with(func(t *bms.Thresholds) { t.Keep.MaxSoC = 92 }), "margin to keep of the maximum state of charge"},
+		"keep, a limit for a margin: hot":      {with(func(t *bms.Thresholds) { t.Keep.MaxTemperature = 47 }), "margin to keep of the maximum temperature"},
+		"keep, a limit for a margin: current":  {with(func(t *bms.Thresholds) { t.Keep.MaxCurrent = 12 }), "margin to keep of the maximum current"},
+		"keep, a limit for a margin: cells":    {with(func(t *bms.Thresholds) { t.Keep.MaxCellDelta = 0.06 }), "margin to keep of the difference of cell voltages"},
+		"keep, on the wrong side: cold":        {with(func(t *bms.Thresholds) { t.Keep.MinTemperature = -1 }), "margin to keep of the minimum temperature is -1 K"},
+		"keep, not a number":                   {with(func(t *bms.Thresholds) { t.Keep.MinSoC = math.NaN() }), "margin to keep of the minimum state of charge"},
 	} {
 		err := tt.t.Validate()
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
