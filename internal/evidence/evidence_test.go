@@ -673,31 +673,6 @@ func TestWrittenVerifies(t *testing.T) {
 	}
 }
 
-func FuzzVerify(f *testing.F) {
-	d := newDisk(f)
-	if err := sample(open(d), "a1"); err != nil {
-		f.Fatal(err)
-	}
-	name, data := content(f, d)
-	f.Add(data)
-	f.Add(data[:len(data)/2])
-	f.Add([]byte("{}\n"))
-	f.Add([]byte(`{"seq":1}` + "\n\n"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		v := evidence.Verify(name, b)
-		if _, err := evidence.Parse(b); err != nil && v.OK() {
-			t.Errorf("it verifies, and cannot be parsed: %v", err)
-		}
-		// What verifies stays so when a process goes on with it.
-		if !v.OK() {
-			return
-		}
-		if got := evidence.Verify(name, append(bytes.Clone(b), b...)); got.OK() {
-			t.Errorf("twice the same verifies: %q", b)
-		}
-	})
-}
-
 // A writer that opens whatever is there neither fails to go on nor cuts off whole lines.
 func FuzzGoOn(f *testing.F) {
 	d := newDisk(f)

@@ -3,6 +3,7 @@ package evidence
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"time"
@@ -47,7 +48,13 @@ type Verdict struct {
 	Hashes   []string  `json:"-"`               // of all lines, in order
 }
 
+// maxProblems bounds what is said about a file that is no evidence at all.
+const maxProblems = 100
+
 func (v *Verdict) fault(f Fault, line int, format string, a ...any) {
+	if len(v.Problems) == maxProblems {
+		return
+	}
 	v.Problems = append(v.Problems, Problem{f, line, fmt.Sprintf(format, a...)})
 }
 
@@ -102,18 +109,18 @@ func (v *Verdict) order(lines []Line, where map[int][]int) {
 		case l.Seq < 0:
 			next++
 		case l.Seq > next:
-			for n := next; n < l.Seq; n++ {
-				if at := where[n]; len(at) > 0 {
-					v.fault(Moved, at[0]+1, "moved: it is number %d, and stands at line %d", n, at[0]+1)
-				} else if n == next || len(where[n-1]) > 0 {
-					to := n
-					for to+1 < l.Seq && len(where[to+1]) == 0 {
-						to++
-					}
-					v.fault(Missing, i+1, "before this line %s missing", numbers(n, to))
+			for _, n := range slices.Sorted(maps.Keys(where)) { // never count: the number may be anything
+				if n < next || n > l.Seq {
+					continue
 				}
+				if n > next {
+					v.fault(Missing, i+1, "before this line %s missing", numbers(next, n-1))
+				}
+				if n < l.Seq {
+					v.fault(Moved, where[n][0]+1, "moved: it is number %d, and stands at line %d", n, where[n][0]+1)
+				}
+				next = n + 1
 			}
-			next = l.Seq + 1
 		case l.Seq < next && len(where[l.Seq]) > 1 && where[l.Seq][0] != i:
 			first := where[l.Seq][0]
 			if bytes.Equal(lines[first].Raw, l.Raw) {
