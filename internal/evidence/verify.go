@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -220,18 +219,24 @@ func (v *Verdict) ends(lines []Line) {
 	}
 }
 
-// VerifyDir looks at all evidence in dir, and at whether each file follows the one
-// before it. That the newest is open is a note, because an update may be under way.
+// VerifyDir is [VerifyAll] for the files in dir.
 func VerifyDir(fsys durable.FS, dir string) ([]Verdict, error) {
 	names, err := List(fsys, dir)
 	if err != nil {
 		return nil, err
 	}
+	return VerifyAll(names, func(name string) ([]byte, error) { return ReadFile(fsys, dir, name) })
+}
+
+// VerifyAll looks at all files of a device, oldest first, and at whether each follows
+// the one before it. That the newest is open is a note, because an update may be under
+// way.
+func VerifyAll(names []string, read func(name string) ([]byte, error)) ([]Verdict, error) {
 	var all []Verdict
 	for i, name := range names {
-		data, err := ReadFile(fsys, dir, name)
+		data, err := read(name)
 		if err != nil {
-			return nil, fmt.Errorf("verify %s: %w", filepath.Join(dir, name), err)
+			return nil, fmt.Errorf("verify %s: %w", name, err)
 		}
 		v := Verify(name, data)
 		if i == len(names)-1 {
