@@ -52,17 +52,17 @@ func TestFaults(t *testing.T) {
 			return a.sunspec.Heartbeat == b.sunspec.Heartbeat && a.sunspec.A == b.sunspec.A && a.sunspec.SoC == b.sunspec.SoC
 		}},
 		{"the converter goes on", false, func(b, a seen) bool {
-			return a.sunspec.DERHeartbeat.Value == b.sunspec.DERHeartbeat.Value+60 && near(a.sunspec.OtherA[2].Value, 90)
+			return a.sunspec.DERHeartbeat.Value == b.sunspec.DERHeartbeat.Value+60 && near(math.Abs(a.sunspec.OtherA[2].Value), 90)
 		}},
 	}
 	current := func(of float64) []check {
 		return []check{
 			{"the battery's current", false, func(b, a seen) bool { return near(a.sunspec.A.Value, of) }},
 			{"the same sensor elsewhere", of == -11, func(b, a seen) bool {
-				return near(a.sunspec.OtherA[0].Value, math.Abs(of)) && near(a.sunspec.OtherA[1].Value, math.Abs(of))
+				return near(math.Abs(a.sunspec.OtherA[0].Value), math.Abs(of)) && near(math.Abs(a.sunspec.OtherA[1].Value), math.Abs(of))
 			}},
-			{"the converter's current", true, func(b, a seen) bool { return near(a.sunspec.OtherA[2].Value, 11) }},
-			{"by the power", true, func(b, a seen) bool { return near(a.sunspec.OtherA[3].Value, 11) }},
+			{"the converter's current", true, func(b, a seen) bool { return near(math.Abs(a.sunspec.OtherA[2].Value), 11) }},
+			{"by the power", true, func(b, a seen) bool { return near(math.Abs(a.sunspec.OtherA[3].Value), 11) }},
 			{"CAN", false, func(b, a seen) bool { return near(a.can.Of(broadcast.Current).Value, -of) }},
 		}
 	}

@@ -84,7 +84,7 @@ func (l quietListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return quietConn{conn, l.quiet}, nil
+	return &quietConn{conn, l.quiet}, nil // a pointer, so that connections can be compared
 }
 
 type quietConn struct {
@@ -92,7 +92,7 @@ type quietConn struct {
 	quiet func() bool
 }
 
-func (c quietConn) Write(b []byte) (int, error) {
+func (c *quietConn) Write(b []byte) (int, error) {
 	if c.quiet() {
 		return len(b), nil
 	}
