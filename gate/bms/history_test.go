@@ -234,6 +234,7 @@ func TestOvertaken(t *testing.T) {
 		slow = 2 * time.Second
 		wg.Go(func() { g.Read(t.Context()) }) // brings 1, later
 		time.Sleep(time.Second)
+		synctest.Wait() // it has asked
 		slow, count = 0, 2
 		if err := g.Gate(t.Context(), nil, ota.BeforeWrite); err == nil {
 			t.Error("first answer: got yes")
