@@ -32,15 +32,22 @@ func append13(b []byte, f Frame) []byte {
 	return append(b, f.Data[:]...)
 }
 
-// parse13 reads one frame from exactly 13 bytes. Converters do not all clear the bytes
-// beyond the data, so these are not looked at.
-func parse13(b []byte) (Frame, bool) {
+// parse13 reads one frame from exactly 13 bytes. Bytes beyond the data that are not
+// zero are the surest sign of bytes that were lost, unless the converter is loose about
+// them.
+func parse13(b []byte, loose bool) (Frame, bool) {
 	if len(b) != size13 || b[0]&0x30 != 0 || b[0]&0x0F > MaxLen {
 		return Frame{}, false
 	}
 	f := Frame{ID: binary.BigEndian.Uint32(b[1:]), Extended: b[0]&0x80 != 0, Remote: b[0]&0x40 != 0, Len: b[0] & 0x0F}
+	data := b[5:]
 	if !f.Remote {
-		copy(f.Data[:f.Len], b[5:])
+		data = data[copy(f.Data[:f.Len], data):]
+	}
+	for _, c := range data {
+		if c != 0 && !loose {
+			return Frame{}, false
+		}
 	}
 	return f, f.Validate() == nil
 }
@@ -49,6 +56,7 @@ func parse13(b []byte) (Frame, bool) {
 // cannot be a frame it goes on only where two frames follow one another, because one
 // alone is too easily found in the middle of others.
 type stream13 struct {
+	loose   bool
 	buf     []byte
 	lost    bool   // looking for two frames
 	dropped uint64 // bytes that were no frame
@@ -67,9 +75,9 @@ func (s *stream13) next() (Frame, bool) {
 		if len(s.buf) < need {
 			return Frame{}, false
 		}
-		f, ok := parse13(s.buf[:size13])
+		f, ok := parse13(s.buf[:size13], s.loose)
 		if ok && s.lost {
-			_, ok = parse13(s.buf[size13:need])
+			_, ok = parse13(s.buf[size13:need], s.loose)
 		}
 		if ok {
 			s.lost, s.row = false, 0
@@ -112,6 +120,7 @@ type TCP13Config struct {
 	Pace    int           // frames/s at most; 0: 1000; negative: no limit
 	Silence time.Duration // without a frame for so long the connection is given up; 0: 10 s; negative: never
 	Redial  time.Duration // least time between two attempts to connect; 0: 1 s
+	Loose   bool          // the converter does not clear the bytes beyond a frame's data
 	Echo    bool          // the converter sends back what it is given: drop that
 
 	// Dial connects to addr; nil: TCP.
@@ -240,20 +249,25 @@ func (t *TCP13) Receive(ctx context.Context) (Frame, error) {
 			return Frame{}, err
 		}
 		if conn != t.of { // what is left of an older connection fits nothing
-			t.of, t.stream = conn, stream13{}
+			t.of, t.stream = conn, stream13{loose: t.config.Loose}
 		}
-		for f, ok := t.stream.next(); ok; f, ok = t.stream.next() {
+		for {
+			f, ok := t.stream.next()
+			if dropped := t.stream.dropped; dropped > 0 {
+				t.stream.dropped = 0
+				t.queue.count(func(st *Stats) { st.Garbage += dropped })
+			}
+			if !ok {
+				break
+			}
 			t.queue.push(f)
-			if q := t.queue; q.waiting() {
-				return q.pop(ctx)
+			if t.queue.waiting() {
+				return t.queue.pop(ctx)
 			}
 		}
-		dropped, row := t.stream.dropped, t.stream.row
-		t.stream.dropped = 0
-		t.queue.count(func(st *Stats) { st.Garbage += dropped })
-		if row > hopeless13 {
+		if row := t.stream.row; row > hopeless13 {
 			t.drop(conn)
-			return Frame{}, t.why(ctx, fmt.Errorf("%d bytes without a frame: is it set to another format?", row))
+			return Frame{}, t.why(ctx, fmt.Errorf("%d bytes without a frame: is it set to another format, or does it not clear unused bytes?", row))
 		}
 		if err := t.fill(ctx, conn); err != nil {
 			if ctx.Err() == nil {
