@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/otatest"
@@ -106,4 +107,77 @@ func TestSecurityVersionOfAStagedRelease(t *testing.T) {
 			t.Error("the application was quiesced for it")
 		}
 	})
+}
+
+// The newest copy of the record is damaged while the plant is quiesced, and the older one
+// says nothing of it: the plant is resumed all the same.
+func TestDamagedRecordDoesNotLeaveThePlantQuiesced(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		dies func(d *otatest.Device, s *soak) // after Suspend; nil: it goes on to the restart
+		soak bool
+	}{
+		{"at the restart", nil, false},
+		{"the agent dies before the restart", func(*otatest.Device, *soak) { panic(agentDies) }, false},
+		{"the agent dies on the way out of a soak", func(*otatest.Device, *soak) { panic(agentDies) }, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			device(t, func(t *testing.T, d *otatest.Device) {
+				var s *soak
+				st := &older{}
+				starts := 0
+				s = soaking(d, nil)
+				config := d.Config
+				d.Config = func(c *ota.Config) {
+					config(c)
+					if c.SoakTime = 0; test.soak {
+						c.SoakTime = 10 * time.Minute
+					}
+					c.Symptom = s.from(0, forever)
+					st.Store, c.Store = c.Store, st
+					suspend := c.Hooks.Suspend
+					c.Hooks.Suspend = func(ctx context.Context) error {
+						err := suspend(ctx)
+						if st.damaged || test.soak && d.Booted == "A" {
+							return err
+						}
+						st.damaged = true
+						starts++
+						if test.dies != nil {
+							test.dies(d, s)
+						}
+						return err
+					}
+					if st.damaged { // nothing more happens that would resume it by the way
+						c.Gate = never
+						c.Hooks.Suspend = func(context.Context) error { return errors.New("PCS does not answer") }
+					}
+				}
+				live(t, d)
+				if d.Suspended || starts != 1 {
+					t.Errorf("still quiesced: %v, after %d faults", d.Suspended, starts)
+				}
+			})
+		})
+	}
+}
+
+// older is a store whose newest copy gets lost once it is damaged: the next Load returns the one before.
+type older struct {
+	ota.Store
+	before, last  ota.Record
+	damaged, read bool
+}
+
+func (o *older) Save(r ota.Record) error {
+	o.before, o.last = o.last, r
+	return o.Store.Save(r)
+}
+
+func (o *older) Load() (ota.Record, error) {
+	if o.damaged && !o.read {
+		o.read = true
+		return o.before, nil
+	}
+	return o.Store.Load()
 }

@@ -165,7 +165,7 @@ func TestDecisionSurvives(t *testing.T) {
 		var s *soak
 		died, resumed := time.Time{}, time.Time{}
 		s = soaking(d, func(c *ota.Config) {
-			c.Symptom = s.from(0, 40*time.Second)
+			c.Symptom = s.from(0, 30*time.Second+time.Millisecond)
 			c.Gate = s.opens(5 * time.Minute)
 			if suspend := c.Hooks.Suspend; died.IsZero() {
 				c.Hooks.Suspend = func(ctx context.Context) error {
@@ -302,5 +302,30 @@ func TestSoakKeepsTheSlotGood(t *testing.T) {
 		if want := []ota.State{ota.Trial, ota.Soak, ota.Soak, ota.Soak}; !slices.Equal(marks, want) {
 			t.Errorf("marked good in states %q, want %q: after the trial, at two starts, and at the end", marks, want)
 		}
+	})
+}
+
+// A way out that the gate calls off at the last moment leaves no try behind: a power cut
+// while the device waits boots what it boots, and not the old slot by chance.
+func TestWayOutIsTakenBack(t *testing.T) {
+	device(t, func(t *testing.T, d *otatest.Device) {
+		var s *soak
+		s = soaking(d, func(c *ota.Config) {
+			c.Hooks.Suspend, c.Symptom = nil, s.from(0, forever)
+			c.Gate = func(ctx context.Context, m *ota.Manifest, at ota.Moment) error {
+				if at == ota.AtRestart {
+					return never(ctx, m, at)
+				}
+				return nil
+			}
+		})
+		if err := d.Live(t.Context(), 5*time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(s.moments); n == 0 || !slices.Contains(s.moments, ota.AtRestart) {
+			t.Fatalf("asked %v, want the way out to be tried", s.moments)
+		}
+		powerCycle(t, d, otatest.DropAll)
+		wantRunning(t, d, "1.0.1")
 	})
 }
