@@ -198,6 +198,8 @@ func (a *Agent) Slots(ctx context.Context) (control.Slots, error) {
 		other.Version, other.Note = u.Version, "is tried at the restart"
 	case ota.Trial:
 		running.Note, other.Version, other.Note = "on trial", from, "is returned to if the trial fails"
+	case ota.Soak:
+		running.Note, other.Version, other.Note = "marked good, and watched", from, "is returned to if a symptom stays"
 	case ota.RollBack:
 		running.Note, other.Version, other.Note = "failed its trial", from, "is being returned to"
 	}

@@ -80,7 +80,7 @@ func (f *follow) see(n *ota.Snapshot) error {
 		if f.cmd == Install || n.Update != nil && !n.Update.RequiresReboot && n.Status == ota.StatusApplying && n.Reason != "" {
 			return errFinished
 		}
-	case ota.Trial, ota.RollBack:
+	case ota.Trial, ota.Soak, ota.RollBack:
 		return errFinished
 	}
 	if n.Update != nil && f.update == "" {
