@@ -96,7 +96,7 @@ func (f *found) check(c *converter) error {
 	}
 	standby := f.Control == Standby715 || f.Control == Standby802
 	const most = 1 << 32
-	bad := f.Control != SetPoint && !standby || f.DeadMan < 0 || f.DeadMan >= most || abs(f.Scale) > 10
+	bad := f.Control != SetPoint && !standby || f.DeadMan < 0 || f.DeadMan >= most || f.Scale < -10 || f.Scale > 10
 	for _, v := range f.Points {
 		bad = bad || v >= most || v <= -most
 	}

@@ -91,7 +91,12 @@ func Encode(v any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append([]byte(magic+sum(body)+"\n"), body...), nil
+	return Sealed(body), nil
+}
+
+// Sealed returns the content of a file with a JSON that is there already.
+func Sealed(body []byte) []byte {
+	return append([]byte(magic+sum(body)+"\n"), body...)
 }
 
 // Decode is the inverse of Encode. Fields that it does not know are an error: newer
