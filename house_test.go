@@ -25,6 +25,10 @@ func TestArrows(t *testing.T) {
 		{of: "./slot/...", not: append([]string{"net/http", "os/exec"}, server...)},
 		{of: "./source/https", not: append([]string{"os/exec", module + "/slot", module + "/gate", module + "/source/media"}, server...)},
 		{of: "./source/media", not: append([]string{"net/http", "os/exec", module + "/slot", module + "/gate", module + "/source/https"}, server...)},
+		{of: "./plant", not: []string{"net/http", "os/exec", "net"}, only: []string{}},
+		{of: "./plant/der", not: []string{"net/http", "os/exec", "net"}, only: []string{"plant", "plant/internal/memory", "bus/sunspec", "internal/durable"}},
+		{of: "./plant/modbus", not: []string{"net/http", "os/exec", "net"}, only: []string{"plant", "plant/internal/memory", "internal/durable"}},
+		{of: "./plant/http", not: []string{"os/exec"}, only: []string{"plant"}},
 		{of: "./cmd/interlockd", not: append([]string{"database/sql", "modernc.org", "github.com/alecthomas"}, server...)},
 		{of: "./internal/fleet", not: []string{module + "/internal/web", module + "/internal/agent"}},
 	} {

@@ -3,6 +3,7 @@ package der_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"math"
 	"os"
@@ -559,4 +560,42 @@ func TestConfig(t *testing.T) {
 		_, err := der.New(c)
 		refuses(t, err, "configure the quiescing of converter: ", want)
 	}
+}
+
+// ExampleDER is what an agent does. The battery is simulated, and at rest.
+func ExampleDER() {
+	battery := sunspec.NewImage(40000)
+	ac, _ := battery.Add(701, 0)
+	controls, _ := battery.Add(704, 0)
+	base, _ := battery.Add(802, 0)
+	battery.Set(ac, sunspec.Number("W", 0))
+	battery.Set(controls, sunspec.Symbolic("WSetEna", "DISABLED"), sunspec.Symbolic("WSetMod", "WATTS"), sunspec.Number("WSet", 5000),
+		sunspec.Number("WSetRvrt", 0), sunspec.Symbolic("WSetEnaRvrt", "DISABLED"), sunspec.Number("WSetRvrtTms", 0))
+	battery.Set(base, sunspec.Number("A", 0))
+
+	dir, _ := os.MkdirTemp("", "")
+	defer os.RemoveAll(dir)
+	converter, err := der.New(der.Config{
+		Registers: battery, // in real life a modbus.Unit
+		File:      dir + "/plant-converter",
+		DeadMan:   10 * time.Minute,
+		RatedW:    50_000,
+		Settle:    time.Millisecond,
+		Poll:      time.Millisecond,
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	show := func(err error) {
+		b, _ := battery.Block(controls)
+		enabled, _ := b.Enum("WSetEna")
+		fmt.Println(err, enabled.Name, b.Float("WSet"), "W, dead-man", b.Float("WSetRvrtTms"), "s")
+	}
+	show(converter.Quiesce(context.Background()))
+	// ... the controller restarts here ...
+	show(converter.Resume(context.Background()))
+	// Output:
+	// <nil> ENABLED 0 W, dead-man 600 s
+	// <nil> DISABLED 5000 W, dead-man 0 s
 }

@@ -57,10 +57,8 @@ func FuzzFound(f *testing.F) {
 		}
 		for scale := int64(-10); scale <= 10; scale++ {
 			w := v
-			w.Points = map[string]int64{v.Set: v.Points[v.Set]}
-			w.rescale(scale)
-			if w.Ladder.Step <= 0 {
-				t.Errorf("scale %d: %v", scale, w.Ladder)
+			if err := w.rescale(scale); err == nil && (w.Ladder.Step <= 0 || abs(w.Ladder.From) > 1<<31 || scale != v.Scale && abs(w.Points[v.Set]) > 1<<31) {
+				t.Errorf("scale %d: %+v", scale, w)
 			}
 		}
 		_ = v.String()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"time"
 
@@ -200,7 +201,9 @@ func (c *converter) restoreSetPoint(ctx context.Context, f *found) error {
 		return err
 	}
 	if scale, err := b.Integer(f.Set + "_SF"); err == nil && scale != f.Scale {
-		f.rescale(scale)
+		if err := f.rescale(scale); err != nil {
+			return err
+		}
 	}
 	switch at, _ := b.Integer(f.Set); {
 	case !f.mine(b):
@@ -306,14 +309,27 @@ func (c *converter) present(b sunspec.Block) string {
 }
 
 // rescale is for a converter whose new firmware counts in other units.
-func (f *found) rescale(scale int64) {
-	factor := math.Pow10(int(f.Scale - scale))
-	to := func(v int64) int64 { return int64(math.Trunc(float64(v) * factor)) }
+func (f *found) rescale(scale int64) error {
+	most := float64(math.MaxInt32) // WSet is int32, WSetPct int16
+	if f.Set == "WSetPct" {
+		most = math.MaxInt16
+	}
+	factor, fits := math.Pow10(int(f.Scale-scale)), true
+	to := func(v int64) int64 {
+		scaled := math.Trunc(float64(v) * factor)
+		fits = fits && math.Abs(scaled) <= most
+		return int64(scaled)
+	}
+	points := maps.Clone(f.Points)
 	for _, path := range []string{f.Set, f.Revert} {
-		if v, has := f.Points[path]; has {
-			f.Points[path] = to(v)
+		if v, has := points[path]; has {
+			points[path] = to(v)
 		}
 	}
-	f.Ladder = ladder{to(f.Ladder.From), max(to(f.Ladder.Step), 1)}
-	f.Scale = scale
+	l := ladder{to(f.Ladder.From), max(to(f.Ladder.Step), 1)}
+	if !fits {
+		return fmt.Errorf("convert what was found from a scale of %d to one of %d: it does not fit the registers any more; %w", f.Scale, scale, errPerson)
+	}
+	f.Points, f.Ladder, f.Scale = points, l, scale
+	return nil
 }
