@@ -88,7 +88,7 @@ func TestEncodeReadingExactly(t *testing.T) {
 		}
 		return r
 	}
-	for range 2_000 {
+	for range 1_000 {
 		r := random(2)
 		data, err := bms.EncodeReading(r)
 		if err != nil {

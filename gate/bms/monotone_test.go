@@ -126,7 +126,7 @@ func TestRulesMonotone(t *testing.T) {
 		func(_ *bms.Reading, th *bms.Thresholds) { th.Agreement = bms.Agreement{Current: between(0.01, 2)} },
 	}
 	yes, flips := 0, make([]int, len(worse))
-	for range 40_000 {
+	for range 20_000 {
 		r, th := start()
 		what := rng.IntN(len(worse))
 		if what <= 10 {

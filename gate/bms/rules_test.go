@@ -171,8 +171,7 @@ func TestFreshness(t *testing.T) {
 			r.At = time.Time{}
 		}, reason: "the reading of test has no time"},
 	})
-	// The clock that says more: set back by an hour, the wall clock would make an old
-	// reading young.
+	// By the monotonic clock, and where only one of the times has it by the wall clock.
 	at := time.Now()
 	r := full()
 	r.At, r.Others = at, nil
