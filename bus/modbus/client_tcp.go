@@ -278,9 +278,10 @@ func (t *tcpConn) deliver(transaction uint16, unit byte, pdu []byte) {
 
 func (t *tcpConn) write() {
 	deadline, _ := t.rwc.(interface{ SetWriteDeadline(time.Time) error })
+	var f frame // here, because it escapes
 	for {
 		select {
-		case f := <-t.out:
+		case f = <-t.out:
 			if deadline != nil {
 				deadline.SetWriteDeadline(time.Now().Add(t.timeout)) // if it cannot, the write tells
 			}
