@@ -188,7 +188,9 @@ type Store interface {
 // if [Config.Suspend] is [SuspendBeforeCheck]. With [SuspendBeforeRestart],
 // Suspend comes immediately before Finished, and a path that did not suspend
 // does not resume. In both, an update that has to wait, for the gate or for a
-// person, resumes while it waits and suspends again when it goes on.
+// person, resumes while it waits and suspends again when it goes on. So does the way
+// back out of a soak, which suspends before its restart. An agent that died where it may
+// have suspended resumes at its next start.
 type Hooks struct {
 	CheckStart func() bool                         // false: no check now
 	Suspend    func(context.Context) error         // quiesce the application

@@ -229,11 +229,23 @@ func TestSoakIsSavedBeforeThePlantResumes(t *testing.T) {
 	})
 }
 
-// In a soak the record cannot be written any more: firmware that was marked good is no
-// reason to restart a plant at work.
+// In a soak the record cannot be written any more, nor read: firmware that was marked good
+// is no reason to restart a plant at work, though the bootloader goes on saying at
+// this boot that it is on trial.
 func TestSoakThatCannotSave(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
-		s := soaking(d, nil)
+		var marks []ota.State
+		s := soaking(d, func(c *ota.Config) {
+			c.Slots = bootloader{Slots: c.Slots, marks: &marks, trial: true, state: func() ota.State { return "" }}
+		})
+		reads := 0
+		d.Disk.OnRead = func(name string, _ int64, _ []byte) error {
+			if !s.begun.IsZero() && time.Since(s.begun) > 30*time.Second && strings.HasPrefix(name, "/data/record") {
+				reads++
+				return syscall.EIO
+			}
+			return nil
+		}
 		d.Disk.OnEffect = func(_ int, effect string) otatest.Fault {
 			if !s.begun.IsZero() && time.Since(s.begun) > 30*time.Second && strings.Contains(effect, "/data/record") {
 				return otatest.Fault{Err: syscall.EROFS}
@@ -242,8 +254,8 @@ func TestSoakThatCannotSave(t *testing.T) {
 		}
 		live(t, d)
 		wantRunning(t, d, "1.0.1")
-		if len(s.restarts) != 0 || d.Suspended {
-			t.Errorf("%d restarts, suspended %v", len(s.restarts), d.Suspended)
+		if len(s.restarts) != 0 || d.Suspended || reads == 0 {
+			t.Errorf("%d restarts, suspended %v, %d reads", len(s.restarts), d.Suspended, reads)
 		}
 	})
 }
