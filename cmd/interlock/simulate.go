@@ -54,14 +54,13 @@ Where it can be reached is printed first, one line each:
 
     serving sunspec on 127.0.0.1:1502 unit 1
 
-While it runs, it takes commands on standard input: soc 22, current 11, temperature 46, contactors open, fault frozen, clear, faults, status, help.
+While it runs, it takes commands on standard input: soc 22, current 11, temperature 46, contactors open, fault frozen, clear, faults, status, help. --script gives some of them beforehand, each after its time since the start: --script "10s soc=22; 20s fault silent; 40s clear".
 
 Examples:
 
     interlock simulate battery --listen 127.0.0.1:1502 --soc 57.5
     interlock simulate battery --rtu pty:/tmp/rtu --slcan pty:/tmp/can --profile victron
-    interlock simulate battery --listen 127.0.0.1:0 --fault frozen,sign-flip
-    interlock simulate battery --listen 127.0.0.1:0 --script "10s soc=22; 20s fault silent; 40s clear"`
+    interlock simulate battery --listen 127.0.0.1:0 --fault frozen,sign-flip`
 }
 
 // signed is a number that may begin with a minus: --current -2.5. The parser would
@@ -151,11 +150,10 @@ func (c *simulateBatteryCmd) obey(s *simulate.System, e *env, line string) error
 		fmt.Fprintf(e.stdout, "%s\nfaults                 which there are\nstatus                 what is so\n", simulate.Commands)
 		return nil
 	case "faults":
-		rows := [][]string{}
 		for _, f := range simulate.Faults() {
-			rows = append(rows, []string{f.Name, f.SunSpec, f.CAN})
+			fmt.Fprintf(e.stdout, "%s\n    SunSpec: %s\n    CAN: %s\n", f.Name, f.SunSpec, f.CAN)
 		}
-		return e.table([]string{"FAULT", "SUNSPEC", "CAN"}, rows)
+		return nil
 	case "status":
 	default:
 		command, err := simulate.Parse(line)

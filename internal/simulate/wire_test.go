@@ -257,7 +257,7 @@ func TestHTTP(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if status, r := ask(); status != 200 || math.Round(*r.SoC*1e6) != 57.5e6 || *r.Current != -2.5 || !r.Valid {
+	if status, r := ask(); status != 200 || math.Abs(*r.SoC-57.5) > 0.01 || *r.Current != -2.5 || !r.Valid {
 		t.Errorf("got %d %+v", status, r)
 	}
 	put(`{"current": 11}`)
