@@ -30,7 +30,7 @@ import (
 type cli struct {
 	Quiet bool `short:"q" help:"No progress and no remarks, only results and errors."`
 
-	Demo demoCmd `cmd:"" group:"start" help:"See it work: a server and six simulated devices, in under a minute."`
+	Demo demoCmd `cmd:"" group:"start" help:"See it work: a server and six simulated devices, in a minute."`
 
 	Keygen  keygenCmd  `cmd:"" group:"release" help:"Make a key pair that signs releases."`
 	Build   buildCmd   `cmd:"" group:"release" help:"Build and sign a release: one bundle file."`
