@@ -65,10 +65,18 @@ func TestDiscoverPrefersTheOrderGiven(t *testing.T) {
 	registers := make([]uint16, 40010)
 	copy(registers, []uint16{marker0, marker1, endModel})
 	copy(registers[40000:], []uint16{marker0, marker1, endModel})
-	for _, bases := range [][]uint16{{0, 40000}, {40000, 0}} {
-		d, err := Discover(t.Context(), &fakeDevice{registers: registers}, Search{Bases: bases})
-		if err != nil || d.Base != bases[0] {
-			t.Errorf("%v: got %v and %v, want the first", bases, d, err)
+	for _, c := range []struct {
+		search Search
+		want   uint16
+	}{
+		{Search{}, 40000},
+		{Search{Bases: []uint16{0, 40000}}, 0},
+		{Search{Bases: []uint16{40000, 0}}, 40000},
+		{Search{Extra: []uint16{0}}, 0},
+	} {
+		d, err := Discover(t.Context(), &fakeDevice{registers: registers}, c.search)
+		if err != nil || d.Base != c.want {
+			t.Errorf("%+v: got %v and %v, want %d", c.search, d, err, c.want)
 		}
 	}
 }

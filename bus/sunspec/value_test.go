@@ -149,6 +149,34 @@ func TestShorterModels(t *testing.T) {
 	}
 }
 
+// What was not read is missing, also where the device has it.
+func TestPartsOfModels(t *testing.T) {
+	b := vector(t, hex802)
+	b.Registers = b.Registers[:60]
+	if got, err := b.Number("A"); !math.IsNaN(got) || !errors.Is(err, ErrMissing) {
+		t.Errorf("A, with a scale factor at 61: got %v and %v, want %v", got, err, ErrMissing)
+	}
+	if got, want := b.Float("V"), 665.6; got != want {
+		t.Errorf("V: got %v, want %v", got, want)
+	}
+	b.Registers = b.Registers[:15]
+	if got, err := b.Integer("NCyc"); !errors.Is(err, ErrMissing) {
+		t.Errorf("NCyc, of which half was read: got %v and %v, want %v", got, err, ErrMissing)
+	}
+}
+
+// A string that the device does not count is not there, whatever its registers say.
+func TestStringsThatDoNotCount(t *testing.T) {
+	im, models := build(t, part{803, 2, []Setting{Number("string[2].StrSoC", 30), Number("NStr", 1)}})
+	b, err := im.Block(models[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.Number("string[2].StrSoC"); !math.IsNaN(got) || !errors.Is(err, ErrMissing) {
+		t.Errorf("got %v and %v, want %v", got, err, ErrMissing)
+	}
+}
+
 func TestWrongKindsOfPoint(t *testing.T) {
 	b := vector(t, hex802)
 	for name, read := range map[string]func() error{

@@ -86,7 +86,7 @@ func TestNothingIsWrittenUnlessAllCanBe(t *testing.T) {
 		want error // nil: any
 	}{
 		{"not implemented", Number("WMaxLimPct", 50), ErrMissing},
-		{"scale factor not implemented", Number("VarSet", 50), ErrMissing},
+		{"scale factor not implemented", Number("VarSetPct", 50), ErrMissing},
 		{"too large", Number("WSet", 1e12), ErrRange},
 		{"no such symbol", Symbolic("WSetMod", "KILOWATTS"), ErrRange},
 		{"symbol for a number", Symbolic("WSet", "ENABLED"), ErrRange},
@@ -98,6 +98,7 @@ func TestNothingIsWrittenUnlessAllCanBe(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			im, models := plant(t)
+			set(t, im, models[704], Number("WMaxLimPct_SF", -1), Number("VarSetPct", 0), Missing("VarSetPct_SF"))
 			regs := fakeOf(im)
 			err := WritePoints(t.Context(), regs, models[704], Symbolic("WSetEna", "ENABLED"), c.bad)
 			if err == nil || c.want != nil && !errors.Is(err, c.want) {
