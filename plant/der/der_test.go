@@ -599,3 +599,49 @@ func ExampleDER() {
 	// <nil> ENABLED 0 W, dead-man 600 s
 	// <nil> DISABLED 5000 W, dead-man 0 s
 }
+
+// TestSettle: a swing through rest is no rest, in neither direction.
+func TestSettle(t *testing.T) {
+	for _, swing := range []float64{20_000, -20_000} {
+		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+			c.Settle = 10 * time.Second
+			d := open(t, c)
+			f.stuck = true
+			began := time.Now()
+			for s := range 29 { // 4 s at rest, 1 s not, the last from 24 to 25
+				time.AfterFunc(time.Duration(s)*time.Second, func() {
+					f.mu.Lock()
+					defer f.mu.Unlock()
+					f.w = 0
+					if s%5 == 4 {
+						f.w = swing
+					}
+				})
+			}
+			must(t, d.Quiesce(t.Context()))
+			if took := time.Since(began); took < 35*time.Second {
+				t.Errorf("%.0f W: at rest after %s, want 10 s after the last swing, at 25 s", swing, took)
+			}
+		})
+	}
+}
+
+// TestDisarmedLast: until the set-point is back the dead-man runs, so that it mends
+// what a Resume that dies cannot.
+func TestDisarmedLast(t *testing.T) {
+	for at, fell := 1, true; fell; at++ {
+		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+			f.own = 5000
+			err, _ := process(t, *c, quiesce)
+			must(t, err)
+			f.disk.Arm(otatest.Cut{At: at, How: otatest.After, Agent: true})
+			_, fell = process(t, *c, resume)
+			f.disk.PowerOn()
+			time.Sleep(deadMan + time.Minute)
+			if got := commands(f); got != 38_000 {
+				t.Errorf("died at write %d of Resume, after the dead-man: it is told to do %.0f W", at, got)
+			}
+			_, _ = process(t, *c, resume)
+		})
+	}
+}

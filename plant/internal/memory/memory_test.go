@@ -44,7 +44,9 @@ func TestCuts(t *testing.T) {
 						t.Fatal(err)
 					}
 				}()
-				fell = disk.Fell()
+				if fell = disk.Fell(); !fell { // what is done stays done
+					disk.PowerOff(rest, 0)
+				}
 				disk.PowerOn()
 				var got note
 				err := file.Load(&got)
