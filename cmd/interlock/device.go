@@ -102,6 +102,7 @@ func printStatus(e *env, s *control.Status) error {
 		[2]string{"update", update},
 		[2]string{"newest offered", n.Latest},
 		[2]string{"last update", last},
+		[2]string{"evidence", evidenceHead(s.Evidence)},
 		[2]string{"roll back", rollback},
 		[2]string{"bootloader", bootloader(n.Bootloader)},
 		[2]string{"watchdog", hardware(s.Watchdog)},

@@ -44,8 +44,9 @@ type cli struct {
 	Devices  devicesCmd  `cmd:"" group:"fleet" help:"List devices, and why each is or is not updated."`
 	Groups   groupsCmd   `cmd:"" group:"fleet" help:"List and make groups."`
 
-	Device deviceCmd `cmd:"" group:"device" help:"Talk to the agent on this device."`
-	ESP32  esp32Cmd  `cmd:"" name:"esp32" group:"device" help:"Look into an ESP32's flash, or build one."`
+	Device   deviceCmd   `cmd:"" group:"device" help:"Talk to the agent on this device."`
+	Evidence evidenceCmd `cmd:"" group:"device" help:"Show what happened in a device's updates, and verify that nothing in it was changed."`
+	ESP32    esp32Cmd    `cmd:"" name:"esp32" group:"device" help:"Look into an ESP32's flash, or build one."`
 
 	Simulate simulateCmd `cmd:"" group:"start" help:"Be a battery system, on Modbus and CAN, for tests."`
 
