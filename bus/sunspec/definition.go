@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Type says how the registers of a point are to be read (Device Information
-// Model Specification 1.1, 4.2).
+// Type says how the registers of a point are to be read (the types of the
+// SunSpec Device Information Model Specification).
 type Type uint8
 
 // The types. Numbers of several registers have the high register first.

@@ -12,8 +12,8 @@ const (
 	usualMaxModels   = 64
 )
 
-// Where the marker may be (Device Information Model Specification 1.1, 6.2), in
-// the order in which most devices are found soonest.
+// Where the marker may be (SunSpec Device Information Model Specification, on
+// Modbus), in the order in which most devices are found soonest.
 var usualBases = []uint16{40000, 0, 50000}
 
 // Model is a place in a device's registers where a model begins.

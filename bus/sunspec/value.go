@@ -8,7 +8,7 @@ import (
 )
 
 // maxPower is the largest power of ten that a scale factor may name, up or down
-// (Device Information Model Specification 1.1, 4.2.8).
+// (sunssf in the SunSpec Device Information Model Specification).
 const maxPower = 10
 
 var (
@@ -35,8 +35,8 @@ func split(raw uint64, size int) []uint16 {
 	return registers
 }
 
-// notImplemented is what a type says instead of a value (2.2 and 4.2 of the
-// specification). A count is never missing as a type; the models use uint16.
+// notImplemented is what a type says instead of a value (the table of types in
+// the SunSpec Device Information Model Specification).
 func notImplemented(t Type) uint64 {
 	switch t {
 	case Int16, ScaleFactor, Pad:
