@@ -158,7 +158,7 @@ func TestKeeperFails(t *testing.T) {
 
 // TestKeeperYields: the keeper does not arm what somebody else has set.
 func TestKeeperYields(t *testing.T) {
-	for _, other := range []sunspec.Setting{sunspec.Number("WSet", 7000), sunspec.Symbolic("WSetEna", "DISABLED")} {
+	for _, other := range []sunspec.Setting{sunspec.Number("WSet", 7000), sunspec.Number("WSet", 38_000), sunspec.Symbolic("WSetEna", "DISABLED")} {
 		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
 			d := open(t, c)
 			must(t, d.Quiesce(t.Context()))
@@ -188,10 +188,11 @@ func TestTwice(t *testing.T) {
 				}
 				must(t, d.Quiesce(t.Context()))
 				d.Close()
+				f.greatest = 0
 				next := open(t, c)
 				must(t, next.Quiesce(t.Context()))
-				if got := commands(f); got != 0 {
-					t.Errorf("it is told to do %.0f W", got)
+				if got := f.most(); got != 0 {
+					t.Errorf("at rest, and quiesced again, it did %.0f W", got)
 				}
 				must(t, next.Resume(t.Context()))
 				asFound(t, f, *c, found)
