@@ -172,6 +172,13 @@ func TestSLCANOpen(t *testing.T) {
 			}
 			return "\r"
 		}, can.SLCANConfig{}, "", nil},
+		{"was closed already, and is slow", func(s string) string {
+			if s == "C" || s == "" {
+				<-time.After(20 * time.Millisecond)
+				return "\a"
+			}
+			return "\r"
+		}, can.SLCANConfig{}, "", nil},
 		{"refuses the rate", func(s string) string {
 			if s == "S6" {
 				return "\a"
@@ -194,6 +201,7 @@ func TestSLCANOpen(t *testing.T) {
 				host, err := can.OpenSLCAN(t.Context(), port, c.config)
 				if err == nil {
 					host.Close()
+					<-time.After(time.Second) // the fake may still think about it
 				}
 				if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) || c.is != nil && !errors.Is(err, c.is) {
 					t.Errorf("OpenSLCAN: %v, want %q", err, c.want)
@@ -223,7 +231,7 @@ func TestSLCANLines(t *testing.T) {
 		"\n" + // some end lines with both
 		"r1238\rR18DAF1103\r" +
 		"z\rZ\rV1013\r\r" + // answers that nobody waits for
-		"t3559\rt35540\rT1234567\rT200000000\rt8000\rt12300\rhello\r" + // 7 that are none
+		"t3559001122334455667788\rt35540\rT1234567\rT200000000\rt8000\rt12300\rhello\r" + // 7 that are none
 		strings.Repeat("x", 5000) + "\r" +
 		"t1230\a" + // cut off by a refusal
 		"t1000\r"
@@ -448,6 +456,27 @@ func TestPaceAndEcho(t *testing.T) {
 		if got := host.Stats(); got.Echoes != 11 || got.Sent != 11 {
 			t.Errorf("%d echoes of %d, want 11", got.Echoes, got.Sent)
 		}
+	})
+}
+
+// TestNoEcho: a frame of somebody else is not taken for an echo that has yet to come.
+func TestNoEcho(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		port, say := script(t, accept)
+		host, err := can.OpenSLCAN(t.Context(), port, can.SLCANConfig{Echo: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer host.Close()
+		if err := host.Send(t.Context(), can.Standard(1, 1)); err != nil {
+			t.Fatal(err)
+		}
+		say("t001102\rT00000001101\r")
+		receive(t, host, can.Standard(1, 2))
+		receive(t, host, can.Extended(1, 1))
+		<-time.After(time.Second) // too late for an echo
+		say("t001101\r")
+		receive(t, host, can.Standard(1, 1))
 	})
 }
 

@@ -141,6 +141,17 @@ func TestTCP13Resync(t *testing.T) {
 			}
 		})
 	}
+	synctest.Test(t, func(t *testing.T) { // bytes that look like a frame, once
+		bus, links := converter(t, can.TCP13Config{})
+		go func() {
+			link := <-links
+			link.Write(bytesOf(t, "10 00000355 88 00000001 000000")) // and the next five bytes: a frame with identifier 1
+			for range 2 {
+				link.Write(bytesOf(t, "08 00000356 FFFFFFFFFFFFFFFF"))
+			}
+		}()
+		receive(t, bus, can.Standard(0x356, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF))
+	})
 	synctest.Test(t, func(t *testing.T) { // reserved bits, and more than 8 bytes
 		for _, info := range []byte{0x10, 0x20, 0x34, 0x09, 0x0F, 0x89} {
 			bus, links := converter(t, can.TCP13Config{})

@@ -441,6 +441,7 @@ func TestModules(t *testing.T) {
 		{"one silent", system + ";" + one, "[501]"},
 		{"no battery", one, "[100]"},
 		{"none active", "100 02 02 26 5F 00 00 00 00", "[active modules]"},
+		{"one without its current", system + ";" + one + "; 501 14 00 80 00 41 38 00 00", "[501]"},
 		{"both", system + ";" + one + "; 501 14 00 FF 38 41 38 00 00", "[]"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

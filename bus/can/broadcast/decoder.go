@@ -278,17 +278,14 @@ func (d *Decoder) modules(st *State) {
 		}
 		count++
 		cycle = m.cycle
-		if s == nil || !s.valid {
-			good = false
-			if s == nil {
-				continue
-			}
+		good = good && s.whole()
+		if s == nil {
+			continue
 		}
 		if oldest.IsZero() || s.at.Before(oldest) {
 			oldest = s.at
 		}
 		for _, n := range s.numbers {
-			good = good && !math.IsNaN(n.v)
 			switch n.q {
 			case Voltage:
 				sum += n.v
@@ -313,6 +310,11 @@ func (d *Decoder) modules(st *State) {
 	st.Average = false
 }
 
+// whole reports whether a frame had everything.
+func (s *said) whole() bool {
+	return s != nil && s.valid && !slices.ContainsFunc(s.numbers, func(n number) bool { return math.IsNaN(n.v) })
+}
+
 // missing names the frames that SoC, current and temperature need and have not.
 func (d *Decoder) missing(st *State) {
 	missing := make(map[string]bool)
@@ -322,8 +324,8 @@ func (d *Decoder) missing(st *State) {
 		}
 		for i := range d.profile.messages {
 			m, s := &d.profile.messages[i], d.said[i]
-			if m.module > 0 && (d.said[0] == nil || d.said[0].active>>(m.module-1)&1 == 0) || m.module > 0 && s != nil && s.valid {
-				continue
+			if m.module > 0 && (d.said[0] == nil || d.said[0].active>>(m.module-1)&1 == 0 || s.whole()) {
+				continue // not active, or not what is missing
 			}
 			if slices.ContainsFunc(m.fields, func(f field) bool { return slices.Contains(f.quantities(), q) }) {
 				missing[fmt.Sprintf("%03X", m.id+d.profile.shift(m, &d.options))] = true
