@@ -146,3 +146,56 @@ func TestEvidence(t *testing.T) {
 		t.Errorf("got\n%s\n\nwant\n%s", got, want)
 	}
 }
+
+// Without evidence no update begins, and as soon as it can be written one does.
+func TestNoEvidenceNoUpdate(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.publish("1.0.1", firmware("1.0.1", "", 10_000))
+	if err := os.Mkdir(filepath.Join(s.dir, "state"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	inTheWay := s.write("state/evidence", nil) // a file where the folder should be
+	a, _ := s.start()
+	got := wait(t, a, "the refusal", func(s ota.Snapshot) bool { return strings.Contains(s.Reason, "evidence cannot be written") })
+	if got.State != ota.Available {
+		t.Errorf("got %+v, want that nothing is written", got)
+	}
+	if _, err := os.Stat(filepath.Join(s.dir, "slots", "b", "controller.img")); err == nil {
+		t.Error("slot B was written although nobody could show why")
+	}
+	if w := strings.Join(a.Warnings(), "\n"); !strings.Contains(w, "no evidence is kept") {
+		t.Errorf("got warnings %q, want one of it", w)
+	}
+	if err := os.Remove(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, a, "success", ends("1.0.1", ota.Succeeded))
+	if w := strings.Join(a.Warnings(), "\n"); w != "" {
+		t.Errorf("got warnings %q, want none any more", w)
+	}
+	verdicts, lines := s.evidence(t)
+	if len(verdicts) != 1 || !verdicts[0].OK() || lines[1].Kind != evidence.KindGap {
+		t.Errorf("got %+v, want one file whose second line says that some are missing", verdicts)
+	}
+}
+
+// An agent that finds an attempt without an end writes it.
+func TestEvidenceOfEarlierAgent(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	dir := filepath.Join(s.dir, "state", "evidence")
+	left := evidence.Open(evidence.Config{Dir: dir})
+	if _, err := left.Begin("0123456789abcdef", "0.9.0"); err != nil {
+		t.Fatal(err)
+	}
+	left.Close()
+	s.publish("1.0.1", firmware("1.0.1", "", 10_000))
+	a, stop := s.start()
+	wait(t, a, "success", ends("1.0.1", ota.Succeeded))
+	stop()
+	verdicts, _ := s.evidence(t)
+	if len(verdicts) != 2 || !verdicts[0].OK() || !verdicts[1].OK() || !strings.HasPrefix(verdicts[0].How, "given up") || verdicts[1].How != "succeeded" {
+		t.Errorf("got %+v, want two files that end", verdicts)
+	}
+}
