@@ -84,7 +84,7 @@ func device() *modbus.Memory {
 	m.SetDiscreteInputs(7, 0, pattern...)
 	m.SetHolding(7, 0, ramp...)
 	m.SetInput(7, 10, 0xBEEF, 0xCAFE)
-	m.SetFIFO(7, 0x4DE, 0x1B8, 0x1284)
+	m.SetFIFO(7, 0x4DE, 0x1B8, 0x1284, 3, 4, 5, 6)
 	m.SetFile(7, 4, 1, 0x0DFE, 0x20)
 	m.SetFile(7, 3, 9, 0x33CD, 0x40)
 	return m
