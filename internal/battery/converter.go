@@ -39,7 +39,7 @@ type Controls struct {
 	RevertW       float64
 	RevertPct     float64
 
-	Ramp float64 // % of the rated power per second; 0: at once
+	Ramp float64 // % of the rated power per second, up to 65,534; 0: at once
 }
 
 func (c *Controls) check() error {
@@ -52,8 +52,8 @@ func (c *Controls) check() error {
 		{"set-point in %", c.Pct, -100, 100},
 		{"set-point in W to revert to", c.RevertW, -RatedPower, RatedPower},
 		{"set-point in % to revert to", c.RevertPct, -100, 100},
-		{"ramp in %/s", c.Ramp, 0, math.MaxUint16},
-		{"seconds until reverting", c.RevertAfter.Seconds(), 0, math.MaxUint32},
+		{"ramp in %/s", c.Ramp, 0, math.MaxUint16 - 1},
+		{"seconds until reverting", c.RevertAfter.Seconds(), 0, math.MaxUint32 - 1},
 	} {
 		if !(v.is >= v.least && v.is <= v.most) {
 			return fmt.Errorf("control the converter: %s %v, want %v to %v", v.name, v.is, v.least, v.most)

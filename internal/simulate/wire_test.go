@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -406,5 +407,38 @@ func TestPythonCAN(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if err != nil || !regexp.MustCompile(`^soc 58\nvolts 53\.2[78]\namps 2\.[3-7]\ndegrees 26\.4\n$`).Match(out) {
 		t.Errorf("got %s, %v", out, err)
+	}
+}
+
+// TestConcurrent: readers, writers and people at once, and an end in the middle.
+func TestConcurrent(t *testing.T) {
+	s := start(t, simulate.Config{SunSpec: "127.0.0.1:0", CANTCP: "127.0.0.1:0", HTTP: "127.0.0.1:0"})
+	client := dial(t, s, 20*time.Second)
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for range 10 {
+				if _, err := read(t, client); err != nil && !errors.Is(err, sunspec.ErrTorn) {
+					t.Error(err)
+				}
+				if err := s.Set(battery.Settings{SoC: new(float64(20 + i))}); err != nil {
+					t.Error(err)
+				}
+				if err := s.Fault([]string{"frozen", "sign-flip", "soc-stuck", "alarm"}[i], true); err != nil {
+					t.Error(err)
+				}
+				s.Status()
+				s.Clear()
+			}
+		})
+	}
+	wg.Wait()
+	bus := can.NewTCP13(s.Where("can-tcp"), can.TCP13Config{})
+	defer bus.Close()
+	hear(t, bus)
+	s.Close() // with everybody still connected
+	s.Close()
+	if _, err := net.DialTimeout("tcp", s.Where("sunspec"), time.Second); err == nil {
+		t.Error("it still accepts connections")
 	}
 }
