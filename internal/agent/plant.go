@@ -19,7 +19,7 @@ import (
 // SunSpec says what is particular about a device's models.
 type SunSpec struct {
 	Base       *uint16  `yaml:"base"`       // address where they may begin; default 40000, 0 and 50000
-	Directions string   `yaml:"directions"` // ignore: the signs of its currents contradict each other
+	Directions string   `yaml:"directions"` // of a positive current: charging or discharging; ignore: nothing can be said
 	Patience   Duration `yaml:"patience"`   // to find the models; default 30s
 }
 

@@ -197,7 +197,7 @@ const oldAlarms = 5 * time.Second
 
 func reading(s *broadcast.State, source string, frozenAfter time.Duration, now time.Time) bms.Reading {
 	r := bms.Reading{Source: source, Valid: true, Signals: map[bms.Quantity]bms.Signal{},
-		Beat:   &bms.Beat{Count: s.Changes, Within: frozenAfter},
+		Beat: &bms.Beat{Count: s.Changes, Within: frozenAfter}, Positive: bms.Charging, // package broadcast turns every profile's so
 		Alarms: slices.Clone(s.Alarms), NoAlarms: !s.AlarmsKnown || s.AlarmsVouched == 0, Warnings: slices.Clone(s.Warnings)}
 	for to, from := range map[bms.Quantity]broadcast.Quantity{bms.SoC: broadcast.SoC, bms.SoH: broadcast.SoH, bms.Voltage: broadcast.Voltage,
 		bms.Current: broadcast.Current, bms.TemperatureMin: broadcast.TemperatureMin, bms.TemperatureMax: broadcast.TemperatureMax,

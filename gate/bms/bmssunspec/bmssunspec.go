@@ -42,8 +42,10 @@ type Directions string
 
 // Directions.
 const (
-	SameDirections    Directions = ""       // the same sign is the same direction, in all models
-	UnknownDirections Directions = "ignore" // nothing
+	SameDirections    Directions = ""            // the same sign is the same direction in all models of a battery
+	PositiveCharges   Directions = "charging"    // and a positive current charges
+	PositiveDrains    Directions = "discharging" // and a positive current discharges
+	UnknownDirections Directions = "ignore"      // nothing
 )
 
 // Reader reads one battery. Its methods may be called from many goroutines; they
@@ -67,8 +69,11 @@ func New(cfg Config) (*Reader, error) {
 	if cfg.Registers == nil {
 		return nil, errors.New("read a battery over SunSpec: the registers are missing")
 	}
-	if cfg.Directions != SameDirections && cfg.Directions != UnknownDirections {
-		return nil, fmt.Errorf("read a battery over SunSpec: directions are %q, want %q or nothing", cfg.Directions, UnknownDirections)
+	switch cfg.Directions {
+	case SameDirections, PositiveCharges, PositiveDrains, UnknownDirections:
+	default:
+		return nil, fmt.Errorf("read a battery over SunSpec: directions are %q, want %q, %q, %q or nothing",
+			cfg.Directions, PositiveCharges, PositiveDrains, UnknownDirections)
 	}
 	if cfg.Patience <= 0 {
 		cfg.Patience = 30 * time.Second
@@ -173,8 +178,13 @@ func reading(b *sunspec.Battery, at time.Time, source string, d Directions) bms.
 	// mean the same by it is, within one device, a safe thing to ask for; what the
 	// converter means (714) is not.
 	var ours bms.Direction
-	if d == SameDirections {
+	switch d {
+	case SameDirections:
 		ours = bms.Direction("the sign of " + source)
+	case PositiveCharges:
+		ours = bms.Charging
+	case PositiveDrains:
+		ours = bms.Discharging
 	}
 	r.Positive = ours
 	for _, o := range b.OtherA {
