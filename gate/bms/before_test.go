@@ -1,6 +1,7 @@
 package bms_test
 
 import (
+	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -140,4 +141,21 @@ func errText(err error) string {
 		return ""
 	}
 	return err.Error()
+}
+
+func ExampleCompare() {
+	at := time.Now()
+	kept, err := bms.EncodeReading(bms.Measured(62.5, 18, 23, 0.4, at)) // before the restart
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	before, err := bms.DecodeReading(kept) // after it, perhaps by another version
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	after := bms.Measured(0, 18, 23, 0.4, at.Add(time.Minute))
+	fmt.Println(bms.Compare(before, after, bms.DefaultTolerance(), after.At, 5*time.Second))
+	// Output: compare the battery with what it was before: state of charge is 0.0 % and was 62.5 %: it changed by 62.5 %, want at most 2 %
 }

@@ -428,6 +428,16 @@ func TestGuardConcurrent(t *testing.T) {
 	wg.Wait()
 }
 
+func ExampleRecommended() {
+	th := bms.Recommended()
+	th.MaxCurrent = 1                       // the converter is updated, and contactors may open
+	th.Contactors = bms.ContactorsOpen      // and they must be
+	th.IgnoreAlarms = []string{"fan 3"}     // known, and ordered
+	th.RatedCapacity, th.MinOthers = 280, 1 // the battery does not say; a meter must agree
+	fmt.Println(th.Validate())
+	// Output: <nil>
+}
+
 func ExampleNew() {
 	battery := func(context.Context) (bms.Reading, error) {
 		return bms.Measured(22, 18, 23, 0.4, time.Now()), nil
