@@ -5,7 +5,8 @@
 // Start with [Run]. Real are: the server and its page, HTTPS with a CA that the
 // devices pin, the signatures, the agents (internal/agent), the slots, and the
 // firmware, which runs as a process of its own out of the slot that was booted
-// and says its own version. Simulated are the batteries and the slow link.
+// and says its own version. Real is also the Modbus between each agent and its plant.
+// Simulated are the batteries and converters behind it, and the slow link.
 //
 // What must happen is in [Plan]; the summary compares it with what did.
 //
@@ -20,7 +21,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -347,28 +347,4 @@ func (st *stage) device(id string) *device {
 		}
 	}
 	return nil
-}
-
-// batteries answers with the readings of one device's battery, and nothing else:
-// the demo's own doors do not change anything.
-func (st *stage) batteries(ctx context.Context, h http.Handler) (url string, err error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	srv := &http.Server{ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(st.log.Handler(), slog.LevelWarn),
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Method != http.MethodGet {
-				http.Error(w, "only GET", http.StatusMethodNotAllowed)
-				return
-			}
-			h.ServeHTTP(w, r)
-		})}
-	st.start(ctx, "battery", func() error { return srv.Serve(l) })
-	context.AfterFunc(ctx, func() {
-		if err := srv.Close(); err != nil {
-			st.log.Warn("close a battery", "error", err)
-		}
-	})
-	return "http://" + l.Addr().String() + "/", nil
 }

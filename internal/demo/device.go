@@ -10,6 +10,7 @@ import (
 	"github.com/interlock-energy/ota/internal/agent"
 	"github.com/interlock-energy/ota/internal/battery"
 	"github.com/interlock-energy/ota/internal/control"
+	"github.com/interlock-energy/ota/internal/simulate"
 )
 
 const (
@@ -20,9 +21,9 @@ const (
 
 // device is a simulated battery system with a real agent.
 type device struct {
-	plan    Planned
-	battery *battery.Battery
-	agent   *agent.Agent
+	plan  Planned
+	plant *simulate.System
+	agent *agent.Agent
 
 	waits   time.Time // since when it is known to wait
 	soc     float64
@@ -33,14 +34,14 @@ type device struct {
 
 func newDevice(ctx context.Context, st *stage, p Planned, r *releases) (*device, error) {
 	low := p.temperature - 2 // of the coolest cell
-	b, err := battery.New(battery.Config{Start: battery.Settings{SoC: &p.soc, TemperatureMin: &low, TemperatureMax: &p.temperature}})
+	load := 8.0              // A: it works, at little power
+	plant, err := simulate.Start(ctx, simulate.Config{SunSpec: "127.0.0.1:0",
+		Battery: battery.Config{Start: battery.Settings{SoC: &p.soc, TemperatureMin: &low, TemperatureMax: &p.temperature, Current: &load}},
+		Log:     func(err error) { st.log.Error("simulated plant", "device", p.Device, "error", err) }})
 	if err != nil {
 		return nil, err
 	}
-	url, err := st.batteries(ctx, b)
-	if err != nil {
-		return nil, err
-	}
+	modbus := &agent.Modbus{Address: plant.Where("sunspec")}
 	dir := filepath.Join(st.dir, p.Device)
 	duration := func(d time.Duration) *agent.Duration { return (*agent.Duration)(&d) }
 	a, err := agent.New(agent.Config{
@@ -54,7 +55,9 @@ func newDevice(ctx context.Context, st *stage, p Planned, r *releases) (*device,
 		AutomaticUpdate: true,
 		RollbackTimeout: agent.Duration(20 * time.Second),
 		ValidationTime:  duration(2 * time.Second),
-		Battery:         agent.Battery{Reader: "http", URL: url},
+		Battery:         agent.Battery{Reader: "sunspec", Modbus: modbus},
+		Quiesce:         []agent.Quiesce{{Name: "converter", DER: &agent.DER{Modbus: modbus, Settle: agent.Duration(500 * time.Millisecond)}}},
+		Health:          []agent.Health{{Battery: "as_before"}},
 		Dwell:           duration(3 * time.Second),
 		Slot: agent.Slot{Kind: "file", Dir: filepath.Join(dir, "slots"), Run: true, Factory: r.factory,
 			StartTimeout: agent.Duration(5 * time.Second)},
@@ -65,7 +68,7 @@ func newDevice(ctx context.Context, st *stage, p Planned, r *releases) (*device,
 	if err != nil {
 		return nil, err
 	}
-	return &device{plan: p, battery: b, agent: a, soc: p.soc}, nil
+	return &device{plan: p, plant: plant, agent: a, soc: p.soc}, nil
 }
 
 // socket is where "interlock device --socket" finds a device's agent. The path
@@ -104,5 +107,5 @@ func (d *device) follow(seen *api.Device, now time.Time) error {
 	if d.soc >= chargeTo {
 		current = 0
 	}
-	return d.battery.Set(battery.Settings{SoC: &d.soc, Current: &current})
+	return d.plant.Set(battery.Settings{SoC: &d.soc, Current: &current})
 }
