@@ -11,6 +11,7 @@ package serial
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"sync"
@@ -99,11 +100,9 @@ func (c Config) withDefaults() (Config, *serial.Mode, error) {
 type Port struct {
 	config  Config
 	port    serial.Port
-	lock    *os.File // nil where the system needs none
+	second  *os.File // the same port again, for the lock and for writes; nil where there is no need
 	timeout atomic.Int64
-
 	reading sync.Mutex
-	writing sync.RWMutex // Close waits for writes with it, so that none hits a descriptor used anew
 	closed  atomic.Bool
 }
 
@@ -115,19 +114,19 @@ func Open(c Config) (*Port, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open serial port %s: %w", path, err)
 	}
-	lock, err := lockPort(path)
+	second, err := lockPort(path)
 	if err != nil {
 		return nil, fmt.Errorf("open serial port %s: %w", path, explain(err))
 	}
 	port, err := serial.Open(path, mode)
 	if err != nil {
-		if lock != nil {
-			lock.Close()
+		if second != nil {
+			second.Close()
 		}
 		return nil, fmt.Errorf("open serial port %s (%d baud, %d data bits, parity %s, %d stop bits): %w",
 			path, c.Baud, c.DataBits, c.Parity, c.StopBits, explain(err))
 	}
-	return &Port{config: c, port: port, lock: lock}, nil
+	return &Port{config: c, port: port, second: second}, nil
 }
 
 // explain gives the reasons of the library and of the system one set of errors.
@@ -203,26 +202,26 @@ func (p *Port) Read(b []byte) (int, error) {
 }
 
 // Write returns when the system has taken all bytes, which is before they are on the
-// wire.
+// wire. The error is [os.ErrClosed] after Close.
 func (p *Port) Write(b []byte) (int, error) {
-	p.writing.RLock()
-	defer p.writing.RUnlock()
-	for done := 0; ; {
-		if p.closed.Load() {
-			return done, p.fail("write", os.ErrClosed)
-		}
-		n, err := p.port.Write(b[done:])
-		done += n
-		switch {
-		case errors.Is(err, syscall.EINTR):
-		case err != nil:
-			return done, p.fail("write", err)
-		case done == len(b):
-			return done, nil
-		case n == 0:
-			return done, p.fail("write", fmt.Errorf("the port took %d of %d bytes", done, len(b)))
-		}
+	if p.closed.Load() {
+		return 0, p.fail("write", os.ErrClosed)
 	}
+	var out io.Writer = p.port
+	if p.second != nil {
+		out = p.second
+	}
+	n, err := out.Write(b)
+	if err == nil && n < len(b) {
+		err = fmt.Errorf("the port took %d of %d bytes", n, len(b))
+	}
+	if err != nil && p.closed.Load() {
+		err = os.ErrClosed
+	}
+	if err != nil {
+		return n, p.fail("write", err)
+	}
+	return n, nil
 }
 
 // Discard forgets what has arrived and was not read yet.
@@ -239,13 +238,10 @@ func (p *Port) Close() error {
 	if p.closed.Swap(true) {
 		return nil
 	}
-	p.port.ResetOutputBuffer() // ends a Write that waits for room
-	p.writing.Lock()
-	err := p.port.Close()
-	p.writing.Unlock()
-	if p.lock != nil {
-		p.lock.Close()
+	if p.second != nil {
+		p.second.Close() // ends a Write that waits for room
 	}
+	err := p.port.Close()
 	if err != nil {
 		return p.fail("close", err)
 	}
