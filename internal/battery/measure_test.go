@@ -151,6 +151,15 @@ func TestPower(t *testing.T) {
 			near(t, "AC power", m.ACPower, w, 1e-9)
 			near(t, "DC power", dc, want, 1)
 		}
+		for _, a := range []float64{-100, 100} { // without a set-point it is the current that is given
+			b := start(t, battery.Config{Start: battery.Settings{Current: &a}})
+			m := b.Measure()
+			want := m.Voltage * a * 0.98
+			if a < 0 {
+				want = m.Voltage * a / 0.98
+			}
+			near(t, "AC power of the load", m.ACPower, want, 1e-6)
+		}
 		b := start(t, battery.Config{Start: battery.Settings{SoC: new(0.01)}})
 		if err := b.Control(func(c *battery.Controls) { c.Enabled, c.W = true, 50_000 }); err != nil {
 			t.Fatal(err)

@@ -248,6 +248,22 @@ func TestFaultsOfTheBus(t *testing.T) {
 			t.Errorf("half-map-first, second scan: got %d models, %v", n, err)
 		}
 
+		on(silent)
+		if frames, err := s.frames(); len(frames) != 0 || err != nil {
+			t.Errorf("silent: got %d frames, %v", len(frames), err)
+		}
+
+		for _, name := range []string{stale, frozen} { // the converter hears, the battery does not
+			on(name)
+			r := s.registers
+			if err := (wire{s}).WriteRegisters(t.Context(), r.base.Address+50, []uint16{2}); !errors.Is(err, modbus.DeviceFailure) {
+				t.Errorf("%s: opening the contactors: got %v", name, err)
+			}
+			if err := (wire{s}).WriteRegisters(t.Context(), r.controls.Address+24, []uint16{0, 100}); err != nil {
+				t.Errorf("%s: a set-point: got %v", name, err)
+			}
+		}
+
 		on(slow)
 		begin := time.Now()
 		if _, err := (wire{s}).ReadHolding(t.Context(), 40000, 2); err != nil || time.Since(begin) != slowness {

@@ -311,3 +311,42 @@ func TestUnknownNames(t *testing.T) {
 		t.Error("a map that runs past the last register is not refused")
 	}
 }
+
+func TestCommands(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := offline(t, Config{})
+		for _, tt := range []struct {
+			line string
+			ok   func(m battery.Measurement) bool
+		}{
+			{"soc 22", func(m battery.Measurement) bool { return m.SoC == 22 }},
+			{"soh=95", func(m battery.Measurement) bool { return m.SoH == 95 }},
+			{"current -11.5", func(m battery.Measurement) bool { return m.Current == -11.5 }},
+			{"temperature 46", func(m battery.Measurement) bool {
+				r := m.Temperatures()
+				return math.Abs(r.Max-46) < 1e-9 && math.Abs(r.Min-41.4) < 1e-9
+			}},
+			{"contactors open", func(m battery.Measurement) bool { return m.Connection == battery.Disconnected }},
+			{"contactors closed", func(m battery.Measurement) bool { return m.Connection == battery.Precharging }},
+			{"fault alarm imbalance", func(m battery.Measurement) bool { return len(m.Alarms) == 1 && len(m.Warnings) == 1 }},
+			{"clear alarm", func(m battery.Measurement) bool { return len(m.Alarms) == 0 && len(m.Warnings) == 1 }},
+			{"clear", func(m battery.Measurement) bool { return len(m.Alarms)+len(m.Warnings) == 0 }},
+		} {
+			if tt.ok(s.Measure()) {
+				t.Errorf("%s: it was so before", tt.line)
+			}
+			c, err := Parse(tt.line)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Do(c); err != nil || !tt.ok(s.Measure()) {
+				t.Errorf("%s: got %v, %v", tt.line, s.Status(), err)
+			}
+		}
+	})
+	for _, line := range []string{"", " ", "soc", "soc x", "soc 101", "soc NaN", "soc 1 2", "temperature 200", "dance 3", "fault", "fault x", "clear x", "contactors ajar", "contactors"} {
+		if _, err := Parse(line); err == nil {
+			t.Errorf("%q: got no error", line)
+		}
+	}
+}
