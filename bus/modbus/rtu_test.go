@@ -287,6 +287,7 @@ func TestClientCountsItsTries(t *testing.T) {
 				if err := c.ask(ctx, client); !errors.Is(err, ErrNoAnswer) {
 					t.Errorf("got %v, want %v", err, ErrNoAnswer)
 				}
+				synctest.Wait()
 				if took := time.Since(begin); tries != c.tries || took < c.took || took > c.took+time.Second {
 					t.Errorf("got %d tries in %v, want %d in %v", tries, took, c.tries, c.took)
 				}
@@ -299,7 +300,9 @@ func TestClientCountsItsTries(t *testing.T) {
 			tries++
 			send(AppendRTU(nil, 1, AppendException(nil, Function(frame[1]), DeviceBusy))...)
 		}, func(ctx context.Context, c *Client) {
-			if _, err := c.ReadHolding(ctx, 1, 0, 1); !errors.Is(err, DeviceBusy) || tries != 1 {
+			_, err := c.ReadHolding(ctx, 1, 0, 1)
+			synctest.Wait()
+			if !errors.Is(err, DeviceBusy) || tries != 1 {
 				t.Errorf("got %v after %d tries, want %v after 1", err, tries, DeviceBusy)
 			}
 		})
@@ -365,6 +368,7 @@ func TestBroadcast(t *testing.T) {
 		if _, err := c.ReadWrite(ctx, 0, 5, 1, 5, []uint16{1}); !errors.Is(err, ErrRequest) {
 			t.Errorf("read from everybody: got %v, want %v", err, ErrRequest)
 		}
+		synctest.Wait()
 		if len(heard) != 2 {
 			t.Fatalf("got %d requests, want 2", len(heard))
 		}
@@ -512,6 +516,7 @@ func TestServerOnALine(t *testing.T) {
 			{"a broadcast that nobody can answer", read(0), nil},
 			{"a request to another that carries one to us", AppendRTU(nil, 9, must(AppendWriteRegisters(nil, 0, []uint16{0x0703, 0, 2, 0xC4AD}))), nil},
 		} {
+			synctest.Wait()
 			got = nil
 			for _, b := range c.sent {
 				ours.Write([]byte{b})
