@@ -2,7 +2,9 @@ package evidence_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -316,6 +318,7 @@ func TestWaitingForMonths(t *testing.T) {
 					t.Fatal(err)
 				}
 				const days = 7
+				const most = days*256<<10 + 2<<20
 				asked := 0
 				for i := range days * 24 * 3600 / 5 {
 					g := refusal(22)
@@ -323,12 +326,15 @@ func TestWaitingForMonths(t *testing.T) {
 						g.Reason = "highest temperature 47 °C"
 					}
 					l.Gate(g)
+					if h := l.Head(); h.Lines > most/evidence.Page {
+						t.Fatalf("%d questions: got %d lines already", asked, h.Lines)
+					}
 					asked++
 					time.Sleep(5 * time.Second)
 				}
 				l.Close()
 				_, data := content(t, d)
-				if most := days*256<<10 + 2<<20; len(data) > most {
+				if len(data) > most {
 					t.Errorf("%d questions: got %d bytes, want at most %d", asked, len(data), most)
 				}
 				told := 0
@@ -542,7 +548,7 @@ func cutRun(d *otatest.Disk) (synced int, yes bool) {
 		}
 		synced++
 		for i := range 3 {
-			if l.Write(evidence.KindState, evidence.State{Reason: strings.Repeat(a, 400*i)}) == nil {
+			if l.Write(evidence.KindState, evidence.State{Reason: strings.Repeat(a, 3000*i)}) == nil {
 				synced++
 			}
 		}
@@ -708,4 +714,18 @@ func FuzzGoOn(f *testing.F) {
 			t.Errorf("%d whole lines were there, and %d are left", len(whole), len(after))
 		}
 	})
+}
+
+// Only evidence is read, whatever is asked for.
+func TestReadFileNames(t *testing.T) {
+	d := newDisk(t)
+	if err := sample(open(d), "a1"); err != nil {
+		t.Fatal(err)
+	}
+	name, _ := content(t, d)
+	for _, bad := range []string{"", ".", "..", "../record", "../evidence/" + name, "/data/evidence/" + name, name + "/", "x" + name, name + ".tmp", "20260301T120000Z-1-../x.jsonl"} {
+		if data, err := evidence.ReadFile(d, dir, bad); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%q: got %d bytes, %v, want %v", bad, len(data), err, fs.ErrNotExist)
+		}
+	}
 }
