@@ -39,6 +39,31 @@ func TestAgentThatDiedInSuspendResumes(t *testing.T) {
 	})
 }
 
+// The same before a check, where nothing but the record tells.
+func TestAgentThatDiedInSuspendBeforeACheckResumes(t *testing.T) {
+	device(t, func(t *testing.T, d *otatest.Device) {
+		died := false
+		configure(d, func(c *ota.Config) {
+			c.Suspend = ota.SuspendBeforeCheck
+			if suspend := c.Hooks.Suspend; !died {
+				c.Hooks.Suspend = func(ctx context.Context) error {
+					if err := suspend(ctx); err != nil {
+						return err
+					}
+					died = true
+					panic(agentDies)
+				}
+				return
+			}
+			c.StartupDelay, c.CheckInterval = -1, 0 // no check that would resume it by the way
+		})
+		live(t, d)
+		if !died || d.Suspended {
+			t.Errorf("died %v, still suspended %v", died, d.Suspended)
+		}
+	})
+}
+
 // Nothing is called a success while the bootloader cannot be told so.
 func TestNoSuccessWithoutMarkGood(t *testing.T) {
 	device(t, func(t *testing.T, d *otatest.Device) {
@@ -149,6 +174,7 @@ func TestDamagedRecordDoesNotLeaveThePlantQuiesced(t *testing.T) {
 						return err
 					}
 					if st.damaged { // nothing more happens that would resume it by the way
+						c.NoRollback = test.soak
 						c.Gate = never
 						c.Hooks.Suspend = func(context.Context) error { return errors.New("PCS does not answer") }
 					}
