@@ -175,6 +175,34 @@ func TestLateAndForeignAnswers(t *testing.T) {
 	})
 }
 
+// TestAnswerAtTheLastMoment: an answer that comes just when its call gives up is that
+// call's, or nobody's, and never the next one's.
+func TestAnswerAtTheLastMoment(t *testing.T) {
+	withServer(t, Config{Retries: -1}, func(t *testing.T, c *Client, f *fakeServer) {
+		const calls = 2000
+		var group sync.WaitGroup
+		group.Go(func() {
+			for range calls {
+				a := <-f.got
+				time.Sleep(time.Second)
+				f.answer(a)
+			}
+		})
+		answered := 0
+		for i := range uint16(calls) {
+			got, err := c.ReadHolding(t.Context(), 1, i, 1)
+			if err == nil {
+				answered++
+				wantRegisters(t, "read", got, err, i)
+			} else if !errors.Is(err, ErrNoAnswer) {
+				t.Fatalf("call %d: got %v, want %v", i, err, ErrNoAnswer)
+			}
+		}
+		group.Wait()
+		t.Logf("%d of %d were answered in time", answered, calls)
+	})
+}
+
 func TestAnswersThatDoNotFit(t *testing.T) {
 	for name, answer := range map[string]func(f *fakeServer, a asked){
 		"another unit": func(f *fakeServer, a asked) {

@@ -181,6 +181,23 @@ func TestSecurity(t *testing.T) {
 	})
 }
 
+// TestHandshakeChecksTheRole: whoever uses the configuration, with our server or not.
+func TestHandshakeChecksTheRole(t *testing.T) {
+	config, err := ServerTLS(tls.Certificate{}, x509.NewCertPool())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for value, ok := range map[string]bool{"utf8": true, "printable": false} {
+		cert := &x509.Certificate{Extensions: []pkix.Extension{{Id: RoleOID, Value: role(t, "Installer", value)}}}
+		if err := config.VerifyConnection(tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}); (err == nil) != ok {
+			t.Errorf("a role as %s: got %v, want ok %v", value, err, ok)
+		}
+	}
+	if err := config.VerifyConnection(tls.ConnectionState{}); err == nil {
+		t.Error("no certificate: got nil")
+	}
+}
+
 // TestNoAuthorities: the system's roots are never asked in the place of the site's.
 func TestNoAuthorities(t *testing.T) {
 	if config, err := ServerTLS(tls.Certificate{}, nil); err == nil || config != nil || !strings.Contains(err.Error(), "authorities") {
