@@ -75,6 +75,20 @@ func (c *converter) read(ctx context.Context, id uint16) (sunspec.Block, error) 
 	return sunspec.ReadModel(ctx, c.d.cfg.Registers, m)
 }
 
+// head reads as much of a model as one request carries: what trembles all the time is
+// never twice the same, and a single request is of one moment.
+func (c *converter) head(ctx context.Context, m sunspec.Model) (sunspec.Block, error) {
+	size := min(int(m.Length)+2, sunspec.MaxRead)
+	registers, err := c.d.cfg.Registers.ReadHolding(ctx, m.Address, uint16(size))
+	if err == nil && (len(registers) != size || registers[0] != m.ID || registers[1] != m.Length) {
+		err = errors.New("it is not there any more")
+	}
+	if err != nil {
+		return sunspec.Block{}, fmt.Errorf("read model %d at %d: %w", m.ID, m.Address, err)
+	}
+	return sunspec.Block{Model: m, Registers: registers}, nil
+}
+
 // set writes points, in the order given, and returns once they read back.
 func (c *converter) set(ctx context.Context, id uint16, values ...value) error {
 	m, err := c.only(id)

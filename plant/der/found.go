@@ -201,7 +201,11 @@ func (c *converter) findSetPoint(ctx context.Context, f *found) error {
 
 // power is the present power in the unit of a set-point.
 func (c *converter) power(ctx context.Context, set string) (float64, error) {
-	b, err := c.read(ctx, 701)
+	m, err := c.only(701)
+	if err != nil {
+		return 0, err
+	}
+	b, err := c.head(ctx, m)
 	if err != nil {
 		return 0, err
 	}

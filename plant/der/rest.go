@@ -120,7 +120,7 @@ func (c *converter) measure(ctx context.Context) (all []reading, err error) {
 		if m.ID != 701 && m.ID != 714 && m.ID != 802 {
 			continue
 		}
-		b, err := sunspec.ReadModel(ctx, c.d.cfg.Registers, m)
+		b, err := c.head(ctx, m) // of 701, W and W_SF are in it, and of 714 four ports
 		if err != nil {
 			return nil, err
 		}
