@@ -2,7 +2,9 @@ package simulate
 
 import (
 	"errors"
+	"fmt"
 	"math"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -309,13 +311,20 @@ func TestCombined(t *testing.T) {
 	})
 }
 
-// TestEveryFaultIsTested keeps the table of the faults and these tests together.
+// TestEveryFaultIsTested keeps the table of the faults, these tests and the manual together.
 func TestEveryFaultIsTested(t *testing.T) {
 	tested := []string{stale, frozen, currentTenth, currentTenfold, signFlip, socStuck, socMissing, overTemp, contactorOpen,
 		imbalance, alarm, halfMap, halfMapFirst, exception, slow, silent}
+	manual, err := os.ReadFile("../../docs/simulator.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, f := range Faults() {
 		if !slices.Contains(tested, f.Name) || f.SunSpec == "" || f.CAN == "" {
 			t.Errorf("the fault %s has no test or no description", f.Name)
+		}
+		if row := fmt.Sprintf("| `%s` | %s | %s |\n", f.Name, f.SunSpec, f.CAN); !strings.Contains(string(manual), row) {
+			t.Errorf("docs/simulator.md does not have the row %s", row)
 		}
 	}
 	if len(tested) != len(Faults()) {
