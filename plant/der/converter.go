@@ -13,7 +13,7 @@ import (
 
 const (
 	// readBack is how long a device may take until what was written reads back: 1,000
-	// ms (Device Information Model Specification, 2025 update, 6.5), and half as much again.
+	// ms (Device Information Model Specification, edition of 2025), and half as much again.
 	readBack     = 1500 * time.Millisecond
 	readBackPoll = 250 * time.Millisecond
 )

@@ -32,10 +32,10 @@
 // What it cannot see: a dead-man that counts down and then does nothing. Devices with
 // that fault are in the field; try it once per type before relying on it.
 //
-// Sources: SunSpec Device Information Model Specification 1.1 and 2025 update (6.5:
-// what is written may take 1,000 ms until it reads back), SunSpec DER Information
-// Model Specification 1.2 (the enable point is written last and starts the reversion
-// timer), the definitions of models 701, 704, 714, 715, 802 and 803.
+// Sources: SunSpec Device Information Model Specification, edition of 2025, read/write
+// timing (what is written may take 1,000 ms until it reads back); SunSpec DER
+// Information Model Specification (the enable point is written last, and starts the
+// reversion timer); the definitions of models 701, 704, 714, 715, 802 and 803.
 package der
 
 import (

@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// A device may take a second until what was written reads back, as SunSpec's
-	// (Device Information Model Specification, 2025 update, 6.5) do; others are no faster.
+	// A SunSpec device may take 1,000 ms until what was written reads back (Device
+	// Information Model Specification, edition of 2025); others are given as much.
 	readBack     = 1500 * time.Millisecond
 	readBackPoll = 250 * time.Millisecond
 
