@@ -60,8 +60,9 @@ type Reader struct {
 }
 
 type search struct {
-	done chan struct{} // closed in the end
-	err  error
+	done   chan struct{} // closed in the end
+	device *sunspec.Device
+	err    error
 }
 
 // New returns a reader. It does not ask the device yet.
@@ -87,12 +88,10 @@ func (r *Reader) Read(ctx context.Context) (bms.Reading, error) {
 	if err != nil {
 		return bms.Reading{}, fmt.Errorf("%s: %w", r.cfg.Source, err)
 	}
-	select {
-	case r.turn <- struct{}{}:
-		defer func() { <-r.turn }()
-	case <-ctx.Done():
-		return bms.Reading{}, fmt.Errorf("%s: wait for another reading: %w", r.cfg.Source, context.Cause(ctx))
+	if err := r.ask(ctx); err != nil {
+		return bms.Reading{}, fmt.Errorf("%s: %w", r.cfg.Source, err)
 	}
+	defer func() { <-r.turn }()
 	at := time.Now() // before reading, so that a slow device counts as age
 	b, err := sunspec.ReadBattery(ctx, r.cfg.Registers, device)
 	if err != nil {
@@ -124,25 +123,42 @@ func (r *Reader) find(ctx context.Context) (*sunspec.Device, error) {
 	case <-ctx.Done():
 		return nil, fmt.Errorf("look for the battery's models: %w", context.Cause(ctx))
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if s.err != nil {
-		return nil, s.err
-	}
-	return r.device, nil
+	return s.device, s.err // not the reader's, which somebody may have forgotten already
 }
 
 func (r *Reader) look(ctx context.Context, s *search) {
 	ctx, cancel := context.WithTimeoutCause(ctx, r.cfg.Patience, fmt.Errorf("not within %v", r.cfg.Patience))
 	defer cancel()
-	device, err := sunspec.Discover(ctx, r.cfg.Registers, r.cfg.Search)
+	device, err := r.discover(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.search, s.err = nil, err
 	if err == nil {
-		r.device = device
+		r.device, s.device = device, device
 	}
 	close(s.done)
+}
+
+func (r *Reader) discover(ctx context.Context) (*sunspec.Device, error) {
+	if err := r.ask(ctx); err != nil { // somebody may still read with the device that was forgotten
+		return nil, err
+	}
+	defer func() { <-r.turn }()
+	device, err := sunspec.Discover(ctx, r.cfg.Registers, r.cfg.Search)
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("%w: %w", err, context.Cause(ctx))
+	}
+	return device, err
+}
+
+// ask waits until nobody else asks the device.
+func (r *Reader) ask(ctx context.Context) error {
+	select {
+	case r.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for another reading: %w", context.Cause(ctx))
+	}
 }
 
 func (r *Reader) forget(device *sunspec.Device) {
@@ -186,7 +202,9 @@ func reading(b *sunspec.Battery, at time.Time, source string, d Directions) bms.
 	case PositiveDrains:
 		ours = bms.Discharging
 	}
-	r.Positive = ours
+	if b.A.Model != dcModel {
+		r.Positive = ours
+	}
 	for _, o := range b.OtherA {
 		if one, ok := other(bms.Current, o, at, source); ok {
 			if o.Model != dcModel {
@@ -225,17 +243,25 @@ var (
 const batteryFault = 99
 
 // mode is that of the converter where it says one, for it moves the power, and else
-// that of the battery. A fault of either is one.
+// that of the battery. A fault of either is one; a battery that starts or stops is busy,
+// also beside a converter at rest.
 func mode(b *sunspec.Battery) bms.Mode {
-	switch {
-	case b.State.Known && b.State.Value == batteryFault:
-		return bms.ModeFault
-	case b.InvSt.Known:
-		return converterModes[b.InvSt.Value]
-	case b.State.Known:
-		return batteryModes[b.State.Value]
+	var battery, converter bms.Mode
+	if b.State.Known {
+		battery = batteryModes[b.State.Value]
 	}
-	return ""
+	if b.InvSt.Known {
+		converter = converterModes[b.InvSt.Value]
+	}
+	switch {
+	case battery == bms.ModeFault || converter == bms.ModeFault:
+		return bms.ModeFault
+	case battery == bms.ModeBusy:
+		return battery
+	case b.InvSt.Known:
+		return converter
+	}
+	return battery
 }
 
 // contactors is known if all strings say the same.
@@ -254,17 +280,23 @@ func contactors(b *sunspec.Battery) bms.Contactors {
 	return all
 }
 
-// control is local if anybody has taken it.
+// control is local if anybody has taken it, and not known if anybody says what the
+// models have no name for.
 func control(b *sunspec.Battery) bms.Control {
-	var c bms.Control
+	var remote, strange bool
 	for _, s := range []sunspec.Status{b.LocRemCtl, b.DERLocRemCtl} {
 		switch {
 		case !s.Known:
 		case s.Name == "LOCAL":
 			return bms.ControlLocal
 		case s.Name == "REMOTE":
-			c = bms.ControlRemote
+			remote = true
+		default:
+			strange = true
 		}
 	}
-	return c
+	if remote && !strange {
+		return bms.ControlRemote
+	}
+	return ""
 }
