@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,7 +20,7 @@ import (
 
 // in runs a test with its own clock, on a plant that is discharging 38 kW, by a
 // set-point of its own if byOwn, and tells what was told.
-func in(t *testing.T, setPoint bool, run func(t *testing.T, f *fake, c *der.Config, told *strings.Builder)) {
+func in(t *testing.T, setPoint bool, run func(t *testing.T, f *fake, c *der.Config, told *diary)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := scenario{found: func(f *fake) {
@@ -29,10 +30,28 @@ func in(t *testing.T, setPoint bool, run func(t *testing.T, f *fake, c *der.Conf
 			}
 		}}
 		f, c := s.plant(t)
-		var told strings.Builder
-		c.Progress = func(text string) { told.WriteString(text + "\n") }
+		var told diary
+		c.Progress = told.write
 		run(t, f, &c, &told)
 	})
+}
+
+// diary is what was told, also by the keeper's goroutine.
+type diary struct {
+	mu   sync.Mutex
+	text string
+}
+
+func (d *diary) write(text string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.text += text + "\n"
+}
+
+func (d *diary) String() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.text
 }
 
 func open(t *testing.T, c *der.Config) *der.DER {
@@ -62,7 +81,7 @@ func refuses(t *testing.T, err error, wants ...string) {
 	}
 }
 
-func contains(t *testing.T, told *strings.Builder, wants ...string) {
+func contains(t *testing.T, told *diary, wants ...string) {
 	t.Helper()
 	for _, want := range wants {
 		if !strings.Contains(told.String(), want) {
@@ -74,7 +93,7 @@ func contains(t *testing.T, told *strings.Builder, wants ...string) {
 // TestRamp watches the power: it goes down and up by at most 10 % of the rated power
 // in a second, and Quiesce returns at rest.
 func TestRamp(t *testing.T) {
-	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 		found := f.state()
 		d := open(t, c)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -112,7 +131,7 @@ func TestRamp(t *testing.T) {
 // TestKeeper: while the process lives the plant stays at rest, far longer than the
 // dead-man's time; when it ends, the dead-man has its time.
 func TestKeeper(t *testing.T) {
-	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 		d := open(t, c)
 		must(t, d.Quiesce(t.Context()))
 		for range 600 {
@@ -135,7 +154,7 @@ func TestKeeper(t *testing.T) {
 
 // TestKeeperFails: three attempts of the keeper may fail.
 func TestKeeperFails(t *testing.T) {
-	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 		d := open(t, c)
 		must(t, d.Quiesce(t.Context()))
 		began := time.Now()
@@ -159,10 +178,12 @@ func TestKeeperFails(t *testing.T) {
 // TestKeeperYields: the keeper does not arm what somebody else has set.
 func TestKeeperYields(t *testing.T) {
 	for _, other := range []sunspec.Setting{sunspec.Number("WSet", 7000), sunspec.Number("WSet", 38_000), sunspec.Symbolic("WSetEna", "DISABLED")} {
-		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 			d := open(t, c)
 			must(t, d.Quiesce(t.Context()))
+			f.mu.Lock()
 			f.set(f.controls, other)
+			f.mu.Unlock()
 			f.disk.Arm(otatest.Cut{})
 			time.Sleep(4 * time.Minute)
 			if n := f.disk.Effects(); n != 0 {
@@ -178,7 +199,7 @@ func TestKeeperYields(t *testing.T) {
 func TestTwice(t *testing.T) {
 	for _, setPoint := range []bool{false, true} {
 		for _, within := range []time.Duration{500 * time.Millisecond, 2500 * time.Millisecond, time.Minute} {
-			in(t, setPoint, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+			in(t, setPoint, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 				found := f.state()
 				ctx, cancel := context.WithTimeout(t.Context(), within)
 				defer cancel()
@@ -206,7 +227,7 @@ func TestTwice(t *testing.T) {
 // TestAfterTheDeadMan: a Quiesce that comes after the dead-man had struck, and after
 // the operator has set something else, finds that.
 func TestAfterTheDeadMan(t *testing.T) {
-	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 		d := open(t, c)
 		must(t, d.Quiesce(t.Context()))
 		d.Close()
@@ -226,7 +247,7 @@ func TestAfterTheDeadMan(t *testing.T) {
 
 // TestNothingToResume: without a Quiesce before it, Resume does not even ask the plant.
 func TestNothingToResume(t *testing.T) {
-	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 		f.unreadable = func() error { return errors.New("it was asked") }
 		must(t, open(t, c).Resume(t.Context()))
 		if n := f.disk.Effects(); n != 0 {
@@ -245,7 +266,7 @@ func TestAnotherController(t *testing.T) {
 		"more, charges": {sunspec.Number("WSet", -10_000)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+			in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 				found := f.state()
 				d := open(t, c)
 				must(t, d.Quiesce(t.Context()))
@@ -263,7 +284,7 @@ func TestAnotherController(t *testing.T) {
 		})
 	}
 	t.Run("its dead-man", func(t *testing.T) {
-		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 			d := open(t, c)
 			must(t, d.Quiesce(t.Context()))
 			f.set(f.controls, sunspec.Number("WSetRvrtTms", 42))
@@ -275,7 +296,7 @@ func TestAnotherController(t *testing.T) {
 		})
 	})
 	t.Run("while quiescing", func(t *testing.T) {
-		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 			time.AfterFunc(4500*time.Millisecond, func() { f.set(f.controls, sunspec.Number("WSet", 20_000)) })
 			refuses(t, open(t, c).Quiesce(t.Context()), "another controller has changed the set-point")
 		})
@@ -296,7 +317,7 @@ func TestDamaged(t *testing.T) {
 		file.Close()
 	}
 	for _, setPoint := range []bool{false, true} {
-		in(t, setPoint, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+		in(t, setPoint, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 			found := f.state()
 			d := open(t, c)
 			must(t, d.Quiesce(t.Context()))
@@ -311,7 +332,7 @@ func TestDamaged(t *testing.T) {
 		})
 	}
 	t.Run("after the dead-man", func(t *testing.T) {
-		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 			d := open(t, c)
 			must(t, d.Quiesce(t.Context()))
 			d.Close()
@@ -325,7 +346,7 @@ func TestDamaged(t *testing.T) {
 		})
 	})
 	t.Run("held at 0 by somebody else", func(t *testing.T) {
-		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 			d := open(t, c)
 			must(t, d.Quiesce(t.Context()))
 			d.Close()
@@ -344,7 +365,7 @@ func TestDamaged(t *testing.T) {
 		"standby":     func(c *der.Config) { c.Control, c.DeadMan, c.NoDeadMan = der.Standby802, 0, true },
 	} {
 		t.Run(name, func(t *testing.T) {
-			in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+			in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 				change(c)
 				d := open(t, c)
 				must(t, d.Quiesce(t.Context()))
@@ -406,7 +427,7 @@ func TestRefusals(t *testing.T) {
 		}, []string{"enter standby: write 715: OpCtl is 1, want 2"}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+			in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 				f.set(f.battery, sunspec.Number("WChaRteMax", rated/2)) // half of what it is, so that a step is 5 kW
 				test.change(f, c)
 				found := f.state()
@@ -430,7 +451,7 @@ func TestRefusals(t *testing.T) {
 // TestSlowButRight: a device may take a second until what was written reads back, and
 // an answer may be lost while it comes to rest.
 func TestSlowButRight(t *testing.T) {
-	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 		found := f.state()
 		f.takes = 950 * time.Millisecond
 		d := open(t, c)
@@ -454,7 +475,7 @@ func TestSlowButRight(t *testing.T) {
 
 // TestLost: a plant that does not answer is resumed later, from what is remembered.
 func TestLost(t *testing.T) {
-	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 		found := f.state()
 		d := open(t, c)
 		must(t, d.Quiesce(t.Context()))
@@ -468,7 +489,7 @@ func TestLost(t *testing.T) {
 
 // TestOtherDevice: what was found at one device is not written to another.
 func TestOtherDevice(t *testing.T) {
-	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 		d := open(t, c)
 		must(t, d.Quiesce(t.Context()))
 		d.Close()
@@ -484,7 +505,7 @@ func TestOtherDevice(t *testing.T) {
 
 // TestRescaled: the converter's new firmware counts in tens of watts.
 func TestRescaled(t *testing.T) {
-	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 		d := open(t, c)
 		must(t, d.Quiesce(t.Context()))
 		f.set(f.controls, sunspec.Raw("WSet_SF", 1), sunspec.Raw("WSetRvrt", 3800))
@@ -498,7 +519,7 @@ func TestRescaled(t *testing.T) {
 // TestStoppedStaysStopped: a converter that was stopped is neither put to standby nor
 // started afterwards.
 func TestStoppedStaysStopped(t *testing.T) {
-	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+	in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 		c.Control, c.DeadMan, c.NoDeadMan = der.Standby715, 0, true
 		f.set(f.ctl, sunspec.Symbolic("OpCtl", "STOP"))
 		d := open(t, c)
@@ -514,7 +535,7 @@ func TestStoppedStaysStopped(t *testing.T) {
 // are not closed, and those that were open before stay so.
 func TestContactorsOfOthers(t *testing.T) {
 	t.Run("opened meanwhile", func(t *testing.T) {
-		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 			c.OpenContactors = true
 			d := open(t, c)
 			must(t, d.Quiesce(t.Context()))
@@ -526,7 +547,7 @@ func TestContactorsOfOthers(t *testing.T) {
 		})
 	})
 	t.Run("open before", func(t *testing.T) {
-		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 			c.OpenContactors = true
 			f.set(f.battery, sunspec.Symbolic("SetOp", "DISCONNECT"), sunspec.Symbolic("State", "DISCONNECTED"))
 			found := f.state()
@@ -604,7 +625,7 @@ func ExampleDER() {
 // TestSettle: a swing through rest is no rest, in neither direction.
 func TestSettle(t *testing.T) {
 	for _, swing := range []float64{20_000, -20_000} {
-		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 			c.Settle = 10 * time.Second
 			d := open(t, c)
 			f.stuck = true
@@ -631,7 +652,7 @@ func TestSettle(t *testing.T) {
 // what a Resume that dies cannot.
 func TestDisarmedLast(t *testing.T) {
 	for at, fell := 1, true; fell; at++ {
-		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *strings.Builder) {
+		in(t, true, func(t *testing.T, f *fake, c *der.Config, told *diary) {
 			f.own = 5000
 			err, _ := process(t, *c, quiesce)
 			must(t, err)

@@ -29,7 +29,8 @@ type fake struct {
 	at      time.Time
 	ignores uint16 // a register that keeps its value; 0: none
 	silent  bool
-	single  int // writes with function 6
+	single  int    // writes with function 6
+	later   func() // happens 3 s after at
 }
 
 func newFake() *fake {
@@ -45,6 +46,9 @@ func (f *fake) flow() {
 func (f *fake) ReadHolding(_ context.Context, unit byte, address, count uint16) (values []uint16, err error) {
 	if unit != 1 || f.silent {
 		return nil, errors.New("no answer")
+	}
+	if f.later != nil && time.Since(f.at) > 3*time.Second {
+		f.later()
 	}
 	for i := range count {
 		values = append(values, f.regs[address+i])
@@ -258,7 +262,10 @@ func TestMask(t *testing.T) {
 		c.Resume = c.Quiesce
 		f.regs[5] = 0xA2A5
 		refuses(t, open(t, c).Quiesce(t.Context()), "it is 512, want 768 to 768")
-		time.AfterFunc(3*time.Second, func() { f.regs[5] = 0xA3A5 })
+		f.later = func() { // 3 s from now
+			f.regs[5] = 0xA3A5
+		}
+		f.at = time.Now()
 		must(t, open(t, c).Quiesce(t.Context()))
 	})
 }
