@@ -269,7 +269,7 @@ func measuredText(g *evidence.Gate) string {
 	var parts []string
 	oldest := int64(math.MinInt64)
 	for _, s := range g.Signals {
-		parts = append(parts, fmt.Sprintf("%s %.1f %s", s.Name, s.Value, s.Unit))
+		parts = append(parts, fmt.Sprintf("%s %.1f %s", s.Name, s.Value, s.Unit)+when(s.Source != g.Source, " ("+s.Source+")"))
 		if s.AgeMS != nil {
 			oldest = max(oldest, *s.AgeMS)
 		}
