@@ -265,6 +265,7 @@ func (a *Agent) releaseInHand() string {
 // plantSays is told the steps of quiescing and resuming.
 func (a *Agent) plantSays(name, text string) {
 	a.log.Info("plant", "name", name, "step", text)
+	a.witness.step(name + ": " + text)
 }
 
 // suspendPlant runs the hook, which tells the application, and then brings the plant
