@@ -58,7 +58,7 @@ func (m *Manager) activate(ctx context.Context, r Record, b Boot) (Record, error
 			m.cfg.Hooks.Finished(r.Release)
 		}
 		// The hook may have taken its time.
-		if err := m.ask(ctx, r, AtRestart, StatusReadyToApply); err != nil {
+		if err := m.lastWord(ctx, r, StatusReadyToApply); err != nil {
 			return back(err)
 		}
 		if err := m.cfg.Slots.Reboot(ctx); err != nil {
@@ -72,6 +72,29 @@ func (m *Manager) activate(ctx context.Context, r Record, b Boot) (Record, error
 		return r, errWaiting
 	}
 	return back(fmt.Errorf("%w: asked for a restart %v ago, and nothing happened", ErrInternal, m.cfg.RollbackTimeout))
+}
+
+// A yes to the restart is good for this long, from the question on.
+const wordIsGood = time.Second
+
+// lastWord asks the gate when the restart is the next thing that happens. A yes that
+// took its time says nothing about now: the gate is asked again, a few times, and
+// what cannot answer in time has not said yes.
+func (m *Manager) lastWord(ctx context.Context, r Record, while Status) error {
+	var took time.Duration
+	for range 3 {
+		asked := time.Now()
+		if err := m.ask(ctx, r, AtRestart, while); err != nil {
+			return err
+		}
+		if took = time.Since(asked); took <= wordIsGood {
+			return nil
+		}
+	}
+	err := &Refusal{Code: ErrBMSUnsafe, Reason: fmt.Sprintf("the gate's yes took %v, and at the restart it must not be older than %v",
+		took.Round(time.Millisecond), wordIsGood)}
+	m.set(while, err)
+	return err
 }
 
 // untried deals with slots that do not try what is staged. Its image may have

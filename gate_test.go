@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -190,4 +191,83 @@ func TestDeadAgentAsksAnewBeforeItWrites(t *testing.T) {
 			t.Errorf("%d bytes fetched, the gate says no since 12288", d.Source.Sent)
 		}
 	})
+}
+
+// TestGateInTheLastSecond: everything around the restart is slow, and the battery
+// becomes unsafe at every single step. The last thing before the restart is a yes, not
+// older than a second, of a battery that was safe when it was asked.
+func TestGateInTheLastSecond(t *testing.T) {
+	steps := 1 // until a run has fewer
+	for at := 1; at <= steps; at++ {
+		device(t, func(t *testing.T, d *otatest.Device) {
+			n, restarts := 0, 0
+			var unsafe, yes time.Time
+			safe := func() bool { return unsafe.IsZero() || time.Since(unsafe) >= 3*time.Minute }
+			// step is something that takes long, before or after which the battery may change.
+			step := func(took time.Duration) {
+				if n++; n == at {
+					unsafe = time.Now()
+				}
+				time.Sleep(took)
+				if n++; n == at {
+					unsafe = time.Now()
+				}
+			}
+			configure(d, func(c *ota.Config) {
+				c.Gate = func(context.Context, *ota.Manifest, ota.Moment) error {
+					step(300 * time.Millisecond) // the link to the battery is slow
+					if !safe() {
+						return &ota.Refusal{Code: ota.ErrBMSUnsafe, Reason: "47 °C"}
+					}
+					yes = time.Now()
+					step(300 * time.Millisecond)
+					return nil
+				}
+				c.Hooks.Suspend = func(context.Context) error { step(40 * time.Second); return nil }
+				c.Hooks.Resume = func(context.Context) error { step(20 * time.Second); return nil }
+				c.Hooks.Finished = func(*ota.Manifest) { step(30 * time.Second) }
+				c.Slots = &wrapped{Slots: c.Slots,
+					try:  func(next func() error) error { step(20 * time.Second); return next() },
+					good: func(next func() error) error { step(5 * time.Second); return next() },
+					reboot: func(next func() error) error {
+						restarts++
+						if age := time.Since(yes); age > time.Second {
+							t.Errorf("step %d: the gate's yes was %v old at the restart", at, age)
+						}
+						if !safe() && unsafe.Before(yes) {
+							t.Errorf("step %d: restarted %v after the battery became unsafe, which the gate could know", at, time.Since(unsafe))
+						}
+						return next()
+					}}
+			})
+			live(t, d)
+			wantRunning(t, d, "1.0.1")
+			if restarts != 1 {
+				t.Errorf("step %d: %d restarts, want 1", at, restarts)
+			}
+			steps = max(steps, n)
+		})
+	}
+	t.Logf("unsafe at each of %d steps", steps)
+}
+
+// A gate that answers after more than a second has not said yes to the restart.
+func TestSlowYesIsNone(t *testing.T) {
+	for took, want := range map[time.Duration]string{time.Second: "1.0.1", time.Second + time.Millisecond: "1.0.0"} {
+		device(t, func(t *testing.T, d *otatest.Device) {
+			configure(d, func(c *ota.Config) {
+				c.Gate = func(_ context.Context, _ *ota.Manifest, at ota.Moment) error {
+					if at == ota.AtRestart {
+						time.Sleep(took)
+					}
+					return nil
+				}
+			})
+			got := live(t, d)
+			wantRunning(t, d, want)
+			if want == "1.0.0" && (got.Code != ota.ErrBMSUnsafe || !strings.Contains(got.Reason, "the gate's yes took 1.001s")) {
+				t.Errorf("got %s %q, want the reason", got.Code.Name(), got.Reason)
+			}
+		})
+	}
 }

@@ -187,7 +187,7 @@ func (m *Manager) leave(ctx context.Context, r Record, b Boot) (Record, error) {
 		return m.stay(ctx, r, err)
 	}
 	if !quiesced {
-		if err := m.ask(ctx, r, AtRestart, StatusRollingBack); err != nil {
+		if err := m.lastWord(ctx, r, StatusRollingBack); err != nil {
 			return m.stay(ctx, r, err)
 		}
 	}

@@ -75,6 +75,7 @@ type Agent struct {
 
 	links     links           // to the plant
 	listeners []*lateListener // to its buses
+	poller    *bms.Poller     // nil: the battery is read when it is asked
 
 	plant      plant.Action // nil: nothing is done to it
 	converters []*der.DER   // in it
@@ -240,6 +241,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	notify := sdnotify.FromEnv(a.cfg.Getenv)
 	wg.Go(func() { a.feed(ctx, notify) })
 	wg.Go(func() { a.push(ctx) })
+	if a.poller != nil {
+		wg.Go(func() { a.poller.Run(ctx) })
+	}
 	wg.Go(func() { a.observe(ctx) })
 	wg.Go(func() { a.runEvents(ctx) })
 	a.notify(notify, sdnotify.Ready)

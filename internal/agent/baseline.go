@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/interlock-energy/ota"
@@ -136,7 +137,7 @@ func (a *Agent) freshBattery(ctx context.Context) (bms.Reading, error) {
 	}
 	t := a.guard.Thresholds()
 	limits := bms.Thresholds{MinSoC: 0, MinTemperature: -60, MaxTemperature: 120, MaxCurrent: 10_000, MaxAge: t.MaxAge,
-		IgnoreAlarms: append(append([]string(nil), t.IgnoreAlarms...), r.Alarms...), Agreement: t.Agreement, MinOthers: t.MinOthers}
+		IgnoreAlarms: slices.Concat(t.IgnoreAlarms, allAlarms(r)), Agreement: t.Agreement, MinOthers: t.MinOthers}
 	if err := bms.Decide(r, limits, nil, time.Now()); err != nil {
 		return r, err
 	}
@@ -144,6 +145,16 @@ func (a *Agent) freshBattery(ctx context.Context) (bms.Reading, error) {
 		return r, a.guard.Alive()
 	}
 	return r, nil
+}
+
+// allAlarms are those of every instrument. That there are some is no sign that the
+// readings are not back; which ones are new is another question.
+func allAlarms(r bms.Reading) []string {
+	all := slices.Clone(r.Alarms)
+	for i := range r.Others {
+		all = append(all, r.Others[i].Alarms...)
+	}
+	return all
 }
 
 // batteryAsBefore compares the battery with what it was when the gate allowed the

@@ -25,6 +25,7 @@ type Battery struct {
 	Compare []Instrument `yaml:"compare"` // what else measures the same battery, and must agree
 
 	Timeout Duration `yaml:"timeout"` // of one reading; default 1s
+	Poll    Duration `yaml:"poll"`    // pause between readings in advance; default: the battery is read when the gate is asked
 	Rules   string   `yaml:"rules"`   // specification (default) or recommended
 
 	MinSoC             *float64   `yaml:"min_soc"`
@@ -106,8 +107,16 @@ func (a *Agent) newBattery(b *Battery) (bms.Reader, error) {
 		}
 		others = append(others, other)
 	}
-	return bms.Compared(read, others...), nil
+	read = bms.Compared(read, others...)
+	if b.Poll > 0 {
+		a.poller = bms.NewPoller(read, time.Duration(b.Poll), time.Duration(orDefault(b.Timeout, Duration(pollTimeout))))
+		read = a.poller.Read
+	}
+	return read, nil
 }
+
+// pollTimeout is for one reading in advance: nobody waits for it.
+const pollTimeout = 10 * time.Second
 
 // check refuses what nobody would look at: whoever wrote a limit believes in it.
 func (b *Battery) check() error {
@@ -121,6 +130,9 @@ func (b *Battery) check() error {
 			}
 		}
 		return nil
+	}
+	if b.Poll == 0 && time.Duration(b.Timeout) > time.Second {
+		return fmt.Errorf("battery.timeout is %v, and at the restart an answer must not be older than 1s; set battery.poll, which reads in advance", b.Timeout)
 	}
 	in := b.instrument()
 	if err := in.check(); err != nil {

@@ -117,7 +117,7 @@ func TestConfigErrors(t *testing.T) {
 		// What the file looks like.
 		{"baterry: {}", `line 9: unknown key "baterry"; did you mean "battery"?`},
 		{"battery: {reader: file, path: x, min_sock: 30}", `line 5: unknown key "min_sock" in this section; did you mean "min_soc"?`},
-		{"battery: {reader: file, path: x, quantum: 1}", `line 5: unknown key "quantum" in this section; known are reader, path, url, modbus, sunspec, can, compare, timeout, rules, `},
+		{"battery: {reader: file, path: x, quantum: 1}", `line 5: unknown key "quantum" in this section; known are reader, path, url, modbus, sunspec, can, compare, timeout, poll, `},
 		{"battery: {reader: file, path: x, min_soc: much}", `line 5: got "much", want a number`},
 		{"battery: file", `line 5: got "file", want a section with keys`},
 		{"automatic_update: perhaps", `line 9: got "perhaps", want true or false`},
@@ -165,6 +165,7 @@ func TestConfigErrors(t *testing.T) {
 		{"battery: {reader: sunspec, modbus: {address: 'plant:502'}, sunspec: {directions: both}}", `battery: read a battery over SunSpec: directions are "both", `},
 		{"battery: {reader: sunspec, modbus: {address: 'plant:502'}, compare: [{reader: sunspec, modbus: {address: 'plant:502', retries: 5}}]}",
 			"battery.compare[1].modbus: plant:502 is used twice, with different settings; a connection has one"},
+		{"battery: {reader: sunspec, modbus: {address: 'plant:502'}, timeout: 2s}", "battery.timeout is 2s, and at the restart an answer must not be older than 1s; set battery.poll, which reads in advance"},
 		{"battery: {reader: can}", "battery.can is missing: where the battery broadcasts, and its profile"},
 		{"battery: {reader: can, can: {profile: sma}}", "battery.can.interface, .slcan and .tcp are missing; one of them says where the bus is"},
 		{"battery: {reader: can, can: {interface: can0, tcp: 'x:1', profile: sma}}", "battery.can: interface and tcp are given; keep one"},

@@ -131,7 +131,7 @@ var knownKeys = map[string][]string{
 	"USB":    {"device_path"},
 	"Keys":   {"files", "public_key_pem", "threshold"},
 	"Soak":   {"time", "symptom_time", "checks"},
-	"Battery": {"reader", "path", "url", "modbus", "sunspec", "can", "compare", "timeout", "rules", "min_soc", "max_soc", "max_temperature",
+	"Battery": {"reader", "path", "url", "modbus", "sunspec", "can", "compare", "timeout", "poll", "rules", "min_soc", "max_soc", "max_temperature",
 		"min_temperature", "max_temperature_rate", "max_current", "min_cell", "max_cell", "max_cell_delta", "max_age", "heartbeat", "standby",
 		"contactors", "remote_control", "require_alarms", "ignore_alarms", "max_uncounted", "rated_capacity", "agreement", "keep"},
 	"Instrument": {"reader", "path", "url", "modbus", "sunspec", "can"},

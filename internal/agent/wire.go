@@ -171,7 +171,11 @@ func newKeys(cfg *Config) (*bundle.Keys, error) {
 func newGates(cfg *Config, guard *bms.Guard) (ota.Gate, error) {
 	battery := ota.Gate(gate.NoBattery)
 	if guard != nil {
-		battery = gate.Timeout(time.Duration(orDefault(cfg.Battery.Timeout, Duration(time.Second))), guard.Gate)
+		answer := time.Second
+		if cfg.Battery.Poll == 0 {
+			answer = time.Duration(orDefault(cfg.Battery.Timeout, Duration(answer)))
+		}
+		battery = gate.Timeout(answer, guard.Gate)
 	}
 	gates := []ota.Gate{gate.Dwell(time.Duration(valueOr(cfg.Dwell, Duration(30*time.Second))), 0, battery)}
 	if len(cfg.Windows) > 0 {
