@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -138,6 +139,72 @@ func TestPlant(t *testing.T) {
 			wait(t, a, "success", ends("1.0.1", ota.Succeeded))
 			if took := time.Since(began); took < 2*time.Second {
 				t.Errorf("it went on after %v, want the dwell time of 2 s first", took)
+			}
+		})
+	}
+}
+
+// TestKilledWhileQuiesced: the agent is killed at one moment after the other between
+// quiescing the converter and resuming it. Its next start leaves the plant as it was
+// found, at work, and the update ends all the same.
+func TestKilledWhileQuiesced(t *testing.T) {
+	for _, moment := range []struct {
+		name string
+		now  func(m battery.Measurement, started bool) bool
+	}{
+		{"the dead-man is armed", func(m battery.Measurement, _ bool) bool { return m.Controls.RevertAfter > 0 }},
+		{"the set-point is ours", func(m battery.Measurement, _ bool) bool { return m.Controls.Enabled }},
+		{"on the way down", func(m battery.Measurement, _ bool) bool { return m.Controls.Enabled && m.Current < 6 }},
+		{"at rest", func(m battery.Measurement, _ bool) bool { return m.Controls.Enabled && m.Current < 0.5 }},
+		{"on trial", func(m battery.Measurement, started bool) bool { return started }},
+	} {
+		t.Run(moment.name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			const amps = 8.0
+			current := amps
+			plant, err := simulate.Start(t.Context(), simulate.Config{SunSpec: "127.0.0.1:0", Battery: battery.Config{Start: battery.Settings{Current: &current}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := plant.Measure().Controls
+			modbus := fmt.Sprintf("modbus: {address: %q}", plant.Where("sunspec"))
+			s.config = regexp.MustCompile(`(?m)^battery: .*$`).ReplaceAllLiteralString(s.config, "battery: {reader: sunspec, "+modbus+"}") +
+				"quiesce: [{name: converter, der: {" + modbus + ", ramp: 1, settle: 500ms}}]\nhealth: [{battery: as_before}]\n"
+			s.config = strings.NewReplacer("max_tries: 1", "max_tries: 3", "rollback_timeout: 4s", "rollback_timeout: 30s", "validation_time: 1s", "validation_time: 3s").Replace(s.config)
+			started := filepath.Join(s.dir, "started")
+			s.publish("1.0.1", firmware("1.0.1", "echo >"+started, 10_000))
+
+			cmd := exec.Command(os.Args[0])
+			cmd.Env = append(os.Environ(), "INTERLOCK_TEST_AGENT="+s.write("interlockd.yaml", []byte(s.config)))
+			cmd.Stderr = testWriter{t}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			quiesced := false
+			for began := time.Now(); !quiesced; <-time.After(5 * time.Millisecond) {
+				_, err := os.Stat(started)
+				if quiesced = moment.now(plant.Measure(), err == nil); !quiesced && time.Since(began) > patience {
+					t.Error("the moment did not come")
+					break
+				}
+			}
+			if err := cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			cmd.Wait()
+			if m := plant.Measure(); m.Controls.RevertAfter == 0 {
+				t.Error("killed when the plant was not quiesced, so that nothing is shown")
+			}
+
+			a, _ := s.start()
+			wait(t, a, "success", ends("1.0.1", ota.Succeeded))
+			for began := time.Now(); ; <-time.After(20 * time.Millisecond) {
+				if m := plant.Measure(); m.Controls == found && m.Current > amps-1 {
+					break
+				} else if time.Since(began) > patience/3 {
+					t.Fatalf("after the update the plant has %+v and %.1f A, want %+v and %.1f A", m.Controls, m.Current, found, amps)
+				}
 			}
 		})
 	}
