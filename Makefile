@@ -2,10 +2,12 @@
 # make test    every test; installs what it needs (Debian, as root) or says what is missing
 GO ?= go
 BIN := bin
+PYTHON := /usr/lib/python3/dist-packages
+SOAK ?= 10m
 FUZZTIME ?= 60s
 export CGO_ENABLED ?= 0
 
-.PHONY: all demo test cuts mutants fuzz vm bench bench-install cross clean
+.PHONY: all demo test cuts mutants fuzz soak vm bench bench-install bench-modbus cross clean
 all:
 	$(GO) build -trimpath -o $(BIN)/ ./cmd/...
 
@@ -17,7 +19,9 @@ test:
 	./scripts/need gcc libc6-dev curl u-boot-tools:mkenvimage libubootenv-tool:fw_printenv grub-common:grub-mkimage \
 		mtools:mcopy dosfstools:mkfs.vfat e2fsprogs:mkfs.ext2 mount:losetup qemu-system-x86:qemu-system-x86_64 \
 		grub-pc-bin:/usr/lib/grub/i386-pc/boot.img ovmf:/usr/share/OVMF/OVMF_CODE_4M.fd \
-		systemd-boot-efi:/usr/lib/systemd/boot/efi/systemd-bootx64.efi
+		systemd-boot-efi:/usr/lib/systemd/boot/efi/systemd-bootx64.efi \
+		mbpoll socat tshark python3-can:can_logger python3-serial:$(PYTHON)/serial/__init__.py \
+		python3-pymodbus:$(PYTHON)/pymodbus/__init__.py python3-serial-asyncio:$(PYTHON)/serial_asyncio/__init__.py
 	test -z "$$(gofmt -l .)"
 	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m -skip '^Test(Matrix|Mutants)$$' ./...
@@ -35,6 +39,10 @@ mutants:
 
 fuzz:
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz
+
+# a Modbus server that is sent garbage on a live socket
+soak:
+	$(GO) test ./bus/modbus -run '^TestSoak$$' -v -timeout 2h -soak $(SOAK)
 
 # real bootloaders in QEMU; VM=quick for one board and two releases
 vm:
