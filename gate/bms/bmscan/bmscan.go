@@ -37,12 +37,15 @@ type Config struct {
 	Silent bool
 
 	// FrozenAfter is how long a battery may say exactly the same. Voltages and currents
-	// of a battery at rest still tremble. Default 1 min.
+	// of a battery at rest still tremble. Default 1 min, at most 5 min ([bms.Beat]).
 	FrozenAfter time.Duration
 
 	Reopen time.Duration // pause after a link was lost or could not be opened; default 1 s
 	Log    *slog.Logger  // default: slog.Default()
 }
+
+// longestFrozen is what [bms.Beat] takes; with more the gate would never open.
+const longestFrozen = 5 * time.Minute
 
 // defaultCycle is between two keep-alives (Pylontech CAN-Bus-protocol 1.2: 1 s).
 const defaultCycle = time.Second
@@ -60,7 +63,10 @@ type Listener struct {
 	link    error // why there is no link; nil: there is
 }
 
-var errOpening = errors.New("the link is being opened")
+var (
+	errOpening = errors.New("the link is being opened")
+	errStopped = errors.New("the listener is closed")
+)
 
 // Listen begins to listen, in the background. A link that cannot be opened is tried
 // again until Close.
@@ -70,6 +76,9 @@ func Listen(cfg Config) (*Listener, error) {
 	}
 	if cfg.FrozenAfter <= 0 {
 		cfg.FrozenAfter = time.Minute
+	}
+	if cfg.FrozenAfter > longestFrozen {
+		return nil, fmt.Errorf("listen to the battery on CAN: it would count as frozen after %v, want at most %v", cfg.FrozenAfter, longestFrozen)
 	}
 	if cfg.Reopen <= 0 {
 		cfg.Reopen = time.Second
@@ -91,10 +100,12 @@ func Listen(cfg Config) (*Listener, error) {
 	return l, nil
 }
 
-// Close stops listening and closes the link.
+// Close stops listening and closes the link. Nothing is known from then on. It may be
+// called several times.
 func (l *Listener) Close() error {
 	l.stop()
 	l.done.Wait()
+	l.lost(errStopped)
 	return nil
 }
 
@@ -210,7 +221,11 @@ func reading(s *broadcast.State, source string, frozenAfter time.Duration, now t
 			r.At = v.At // of what came last; every value has its own
 		}
 	}
-	// Alarms that were told once, and no longer: nobody knows what is raised now.
+	// A frame with alarms that makes no sense, and alarms that were told once and no
+	// longer: nobody knows what is raised now. Only such frames have a cycle.
+	if !s.AlarmsKnown && s.AlarmsCycle > 0 {
+		r.Alarms = append(r.Alarms, "the last frame with alarms is not plausible")
+	}
 	if age := now.Sub(s.AlarmsAt); !s.AlarmsAt.IsZero() && age > max(3*s.AlarmsCycle, oldAlarms) {
 		r.Alarms = append(r.Alarms, fmt.Sprintf("the frames with alarms stopped coming %v ago", age.Truncate(time.Second)))
 	}
