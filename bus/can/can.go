@@ -194,7 +194,7 @@ type Filter struct {
 
 // Match reports whether the filter lets f pass.
 func (t Filter) Match(f Frame) bool {
-	return f.Extended == t.Extended && f.ID&t.Mask == t.ID&t.Mask
+	return f.Extended == t.Extended && (f.ID^t.ID)&t.Mask&MaxExtended == 0
 }
 
 // Filters let a frame pass if one of them does. No filters: all frames pass.

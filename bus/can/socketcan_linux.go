@@ -15,7 +15,8 @@ import (
 // SocketCAN is a CAN interface of Linux. The kernel applies the filters, waits for its
 // turn on the bus, and gives this socket no echo of what it sends. An interface that
 // went down, or a controller that went off the bus, may come back; the socket stays
-// good for it.
+// good for it. One that was removed, such as an adapter that was unplugged, does not
+// come back to this socket, which is down from then on.
 type SocketCAN struct {
 	name string
 	file *os.File
@@ -23,6 +24,9 @@ type SocketCAN struct {
 	mu     sync.Mutex
 	stats  Stats
 	closed bool
+	gone   error // the interface was removed
+	down   error // what Send was told and Receive was not
+	told   bool  // Receive has told that the interface is down
 
 	// read and write deadlines belong to whoever holds the token
 	reading, writing chan struct{}
@@ -66,7 +70,7 @@ func prepare(fd, index int, filters Filters) error {
 		raw := make([]unix.CanFilter, len(filters))
 		for i, f := range filters {
 			// With this flag in the mask, frames of the other length do not match.
-			raw[i] = unix.CanFilter{Id: f.ID, Mask: f.Mask&MaxExtended | flagExtended}
+			raw[i] = unix.CanFilter{Id: f.ID & MaxExtended, Mask: f.Mask&MaxExtended | flagExtended}
 			if f.Extended {
 				raw[i].Id |= flagExtended
 			}
@@ -111,18 +115,26 @@ func (s *SocketCAN) Receive(ctx context.Context) (Frame, error) {
 	var b [sizeSocketCAN]byte
 	for {
 		n, err := s.file.Read(b[:])
-		if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
-			// Of an earlier call, which was given up at its last moment.
-			err = s.file.SetReadDeadline(time.Time{})
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			// Of this context, of lost, or of an earlier call that was given up at its last
+			// moment. Taken back before asking which, so that the next one is not missed.
+			if err = s.file.SetReadDeadline(time.Time{}); err == nil {
+				err = ctx.Err()
+			}
+			if err == nil {
+				err = s.lostInSend()
+			}
 			if err == nil {
 				continue
 			}
 		}
 		if err != nil {
+			s.lost(err, true)
 			return Frame{}, s.what(ctx, "read", err)
 		}
 		f, e, err := parseSocketCAN(b[:n])
 		s.mu.Lock()
+		s.told = false
 		switch {
 		case err != nil:
 			s.stats.Garbage++
@@ -140,6 +152,38 @@ func (s *SocketCAN) Receive(ctx context.Context) (Frame, error) {
 			return Frame{}, fmt.Errorf("read CAN interface %s: %w %s", s.name, ErrBusOff, e.detail)
 		}
 	}
+}
+
+// lost remembers an error that says that the interface is down or gone. The kernel
+// tells each of them once, to whichever of the two directions asks first, and later
+// says nothing to a read: it would wait for ever.
+func (s *SocketCAN) lost(err error, reading bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		s.gone = err
+	case !errors.Is(err, unix.ENETDOWN):
+		return
+	case reading:
+		s.told, s.down = true, nil
+	case !s.told:
+		s.down = err
+	}
+	if s.gone != nil || s.down != nil {
+		s.file.SetReadDeadline(time.Unix(1, 0)) // wakes Receive
+	}
+}
+
+// lostInSend returns what Receive has to tell because of what Send was told, nil if
+// nothing.
+func (s *SocketCAN) lostInSend() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone != nil {
+		return s.gone
+	}
+	return s.down
 }
 
 // fullFor is how long Send waits for room in the interface's queue.
@@ -167,9 +211,11 @@ func (s *SocketCAN) Send(ctx context.Context, f Frame) error {
 		if err == nil {
 			s.mu.Lock()
 			s.stats.Sent++
+			s.told = false
 			s.mu.Unlock()
 			return nil
 		}
+		s.lost(err, false)
 		// A full queue of the interface is ENOBUFS, which nothing wakes one up from.
 		if !errors.Is(err, unix.ENOBUFS) || time.Now().After(until) {
 			return fmt.Errorf("send %v: %w", f, s.what(ctx, "write to", err))
