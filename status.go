@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"strings"
 	"time"
 )
 
@@ -143,6 +145,15 @@ type Signal struct {
 	At    time.Time `json:"at,omitzero"`    // when it was measured
 
 	Source string `json:"source,omitempty"` // who says so, for people
+}
+
+// Number returns the value and its unit for people: cells in mV, all else with one
+// decimal.
+func (s Signal) Number() string {
+	if s.Unit == "V" && math.Abs(s.Value) < 10 {
+		return fmt.Sprintf("%.3f %s", s.Value, s.Unit)
+	}
+	return strings.TrimRight(fmt.Sprintf("%.1f %s", s.Value, s.Unit), " ")
 }
 
 func (r *Refusal) Error() string { return "not now: " + r.Reason }

@@ -107,6 +107,7 @@ func printStatus(e *env, s *control.Status) error {
 		[2]string{"bootloader", bootloader(n.Bootloader)},
 		[2]string{"watchdog", hardware(s.Watchdog)},
 		[2]string{"battery", battery},
+		[2]string{"compared with", otherSignals(s.Readings)},
 		[2]string{"reports", when(n.Unsent > 0, strconv.Itoa(n.Unsent)+" not delivered yet, they are kept")},
 		[2]string{"source", strings.Join(s.Agent.Sources, ", ")},
 		[2]string{"agent", s.Agent.Version},

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/internal/control"
 	"github.com/interlock-energy/ota/internal/evidence"
 )
@@ -269,7 +270,7 @@ func measuredText(g *evidence.Gate) string {
 	var parts []string
 	oldest := int64(math.MinInt64)
 	for _, s := range g.Signals {
-		parts = append(parts, fmt.Sprintf("%s %.1f %s", s.Name, s.Value, s.Unit)+when(s.Source != g.Source, " ("+s.Source+")"))
+		parts = append(parts, s.Name+" "+(ota.Signal{Value: s.Value, Unit: s.Unit}).Number()+when(s.Source != g.Source, " ("+s.Source+")"))
 		if s.AgeMS != nil {
 			oldest = max(oldest, *s.AgeMS)
 		}

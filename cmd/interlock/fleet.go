@@ -382,6 +382,7 @@ func printDevice(e *env, d *api.DeviceDetail, asJSON bool) error {
 		[2]string{"status", d.Status.String()},
 		[2]string{"why", d.Why},
 		[2]string{"battery", signals(d.Signals)},
+		[2]string{"compared with", otherSignals(d.Signals)},
 		[2]string{"seen", ago(e.now(), d.LastSeen)},
 		[2]string{"agent", d.Agent},
 	); err != nil {
@@ -405,10 +406,24 @@ func printDevice(e *env, d *api.DeviceDetail, asJSON bool) error {
 }
 
 // signals writes readings in one line.
+// signals writes the values of the first instrument.
 func signals(list []ota.Signal) string {
 	var parts []string
 	for _, s := range list {
-		parts = append(parts, s.Name+" "+strconv.FormatFloat(s.Value, 'f', 1, 64)+" "+s.Unit)
+		if s.Source == list[0].Source {
+			parts = append(parts, s.Name+" "+s.Number())
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// otherSignals writes those of all others, which measure the same battery.
+func otherSignals(list []ota.Signal) string {
+	var parts []string
+	for _, s := range list {
+		if s.Source != list[0].Source {
+			parts = append(parts, fmt.Sprintf("%s %s (%s)", s.Name, s.Number(), strings.TrimPrefix(s.Source, list[0].Source+" ")))
+		}
 	}
 	return strings.Join(parts, ", ")
 }

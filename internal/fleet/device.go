@@ -199,7 +199,7 @@ func bound(r *api.CheckinRequest) error {
 	r.Signals = r.Signals[:min(len(r.Signals), maxSignals)]
 	for i := range r.Signals {
 		s := &r.Signals[i]
-		s.Name, s.Unit = clip(s.Name, maxWord), clip(s.Unit, maxWord)
+		s.Name, s.Unit, s.Source = clip(s.Name, maxWord), clip(s.Unit, maxWord), clip(s.Source, maxReason)
 	}
 	r.Skipped = r.Skipped[max(0, len(r.Skipped)-maxSkipped):] // the newest are at the end
 	for i := range r.Skipped {

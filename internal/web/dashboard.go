@@ -123,7 +123,7 @@ func (s *Server) row(d api.Device) row {
 	}
 	r.Old = standing == fleet.Silent
 	var low, high *float64
-	for i := range d.Signals {
+	for i := len(d.Signals) - 1; i >= 0; i-- { // the first of several instruments counts
 		g := &d.Signals[i]
 		if !g.At.IsZero() {
 			r.Measured = "measured " + g.At.Format("2006-01-02 15:04:05 MST")
