@@ -11,6 +11,9 @@
 // With -install, it goes into block devices, also from a local file, and the
 // updaters RAUC and SWUpdate do the same; see benchInstall. That needs root.
 //
+// With -modbus, it reads registers instead, beside libmodbus and pymodbus; see
+// benchModbus.
+//
 // The variants run as processes of their own, one after the other in each round,
 // so that ratios within a round mean something on a noisy machine. CPU time and
 // peak memory are those that the kernel accounts to the processes.
@@ -47,6 +50,9 @@ func main() {
 	size := flag.Int64("size", 256<<20, "bytes of the image")
 	dir := flag.String("dir", "", "where to write; default: a new temporary directory")
 	whole := flag.Bool("install", false, "into block devices, beside RAUC and SWUpdate")
+	registers := flag.Bool("modbus", false, "read Modbus registers, beside libmodbus and pymodbus")
+	seconds := flag.Float64("seconds", 1, "of each run of -modbus")
+	asJSON := flag.Bool("json", false, "print all runs of -modbus as JSON")
 	var c child
 	flag.StringVar(&c.name, "child", "", "internal: the variant to run")
 	flag.StringVar(&c.url, "url", "", "internal: the server")
@@ -63,10 +69,16 @@ func main() {
 	switch {
 	case c.name == "measure":
 		err = measured(c.from, flag.Args())
+	case c.name == "modbus":
+		err = ownModbus(ctx, flag.Args())
 	case c.name != "":
 		err = c.run()
 	case *size < 1<<20 || *size%4096 != 0 || *rounds < 1:
 		err = errors.New("want at least one round, and a size of 1 MiB or more in steps of 4096 bytes")
+	case *registers && !(*seconds > 0):
+		err = fmt.Errorf("runs of %v s, want more than 0", *seconds)
+	case *registers:
+		err = benchModbus(ctx, *dir, *rounds, *seconds, *asJSON)
 	case *whole:
 		err = benchInstall(ctx, *dir, *size, *rounds)
 	default:
