@@ -104,6 +104,10 @@ type Report struct {
 	Code    ErrorCode `json:"code"`
 	Reason  string    `json:"reason,omitempty"`
 	Time    time.Time `json:"time"` // by the device's clock
+
+	// Evidence is the head hash of what the device has written down about this update,
+	// if it does: noted elsewhere, it shows that nobody has changed that since.
+	Evidence string `json:"evidence,omitempty"`
 }
 
 // skipped returns why the release with this digest is not taken, if so.

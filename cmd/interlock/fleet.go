@@ -393,9 +393,9 @@ func printDevice(e *env, d *api.DeviceDetail, asJSON bool) error {
 		rows := make([][]string, 0, len(d.Reports))
 		for i := range d.Reports {
 			r := &d.Reports[i]
-			rows = append(rows, []string{date(r.Time), r.From, r.Version, string(r.Result), r.Running, r.Reason})
+			rows = append(rows, []string{date(r.Time), r.From, r.Version, string(r.Result), r.Running, fmt.Sprintf("%.12s", r.Evidence), r.Reason})
 		}
-		if err := e.table([]string{"WHEN", "FROM", "TO", "RESULT", "RUNS", "REASON"}, rows); err != nil {
+		if err := e.table([]string{"WHEN", "FROM", "TO", "RESULT", "RUNS", "EVIDENCE", "REASON"}, rows); err != nil {
 			return err
 		}
 	}
@@ -405,7 +405,6 @@ func printDevice(e *env, d *api.DeviceDetail, asJSON bool) error {
 	return nil
 }
 
-// signals writes readings in one line.
 // signals writes the values of the first instrument.
 func signals(list []ota.Signal) string {
 	var parts []string

@@ -71,6 +71,30 @@ func newWitness(a *Agent) *witness {
 
 func (a *Agent) evidenceDir() string { return filepath.Join(a.cfg.StateDir, "evidence") }
 
+// evidenceOf returns the head hash of an attempt that has ended, "" if there is none.
+// A report may be delivered long after, and by another process: the file is asked.
+func (a *Agent) evidenceOf(attempt string) string {
+	names, err := evidence.List(durable.OS{}, a.evidenceDir())
+	if err != nil || attempt == "" {
+		return ""
+	}
+	for _, name := range slices.Backward(names) {
+		if !strings.Contains(name, attempt) {
+			continue
+		}
+		data, err := evidence.ReadFile(durable.OS{}, a.evidenceDir(), name)
+		if err != nil {
+			return ""
+		}
+		lines, err := evidence.Parse(data)
+		if err != nil || len(lines) == 0 || lines[len(lines)-1].Kind != evidence.KindEnd {
+			return ""
+		}
+		return lines[len(lines)-1].Hash()
+	}
+	return ""
+}
+
 // watch returns c with the witness between the manager and everything that counts.
 func (w *witness) watch(c ota.Config) ota.Config {
 	w.mu.Lock()

@@ -105,9 +105,10 @@ func (s *sourceSet) asSource() ota.Source {
 	return &reportingMulti{s.multi, s.to, s.explain}
 }
 
-// explain adds to the report of a failure why the firmware did not stay up, as
+// explain adds to a report the head of its evidence, and to that of a failure why the firmware did not stay up, as
 // far as this process has seen it.
 func (a *Agent) explain(r ota.Report) ota.Report {
+	r.Evidence = a.evidenceOf(r.ID)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if r.Result == ota.Failed && a.notStarted != "" && r.Digest == a.notStartedDigest {

@@ -154,8 +154,10 @@ func TestAddressInUse(t *testing.T) {
 
 func TestJudge(t *testing.T) {
 	report := func(id string, version string, r ota.Result) ota.Report {
-		return ota.Report{ID: id, Version: version, Result: r}
+		return ota.Report{ID: id, Version: version, Result: r, Evidence: "5d41"}
 	}
+	silent := report("1", goodVersion, ota.Succeeded)
+	silent.Evidence = ""
 	skipped := []ota.Skipped{{Version: brokenOne}}
 	good, hot, canaryOne := Plan()[0], Plan()[3], Plan()[4]
 	detail := func(p Planned, version string, reports ...ota.Report) api.DeviceDetail {
@@ -176,6 +178,7 @@ func TestJudge(t *testing.T) {
 		want   bool
 	}{
 		{"updated", good, detail(good, goodVersion, report("1", goodVersion, ota.Succeeded)), true},
+		{"updated, without evidence", good, detail(good, goodVersion, silent), false},
 		{"updated, report lost", good, detail(good, goodVersion), false},
 		{"updated, reported twice", good, detail(good, goodVersion, report("1", goodVersion, ota.Succeeded), report("2", goodVersion, ota.Succeeded)), false},
 		{"says so, but runs the old one", good, detail(good, oldVersion, report("1", goodVersion, ota.Succeeded)), false},

@@ -83,11 +83,13 @@ func (p *Planned) judge(d *api.DeviceDetail) Outcome {
 		reports = 0
 	}
 	ids := map[string]bool{}
+	evident := true
 	for _, r := range d.Reports {
 		ids[r.ID] = true
+		evident = evident && r.Evidence != ""
 	}
 	skips := slices.ContainsFunc(d.Skipped, func(s ota.Skipped) bool { return s.Version == brokenOne })
-	o.OK = o.Got == p.Want && d.Group == p.Group && len(d.Reports) == reports && len(ids) == reports &&
+	o.OK = o.Got == p.Want && d.Group == p.Group && len(d.Reports) == reports && len(ids) == reports && evident &&
 		skips == (p.Want.Result == ota.Failed)
 	return o
 }

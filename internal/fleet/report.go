@@ -106,7 +106,7 @@ func checkReport(r *ota.Report) (string, error) {
 		return "", fmt.Errorf("result %.40q is not known", r.Result)
 	}
 	for _, w := range []struct{ name, value string }{
-		{"digest", r.Digest}, {"version", r.Version}, {"from", r.From}, {"running", r.Running},
+		{"digest", r.Digest}, {"version", r.Version}, {"from", r.From}, {"running", r.Running}, {"evidence", r.Evidence},
 	} {
 		if len(w.value) > maxWord || strings.ContainsRune(w.value, 0) {
 			return "", fmt.Errorf("%s is %d bytes, want at most %d, and no NUL", w.name, len(w.value), maxWord)
