@@ -51,7 +51,7 @@ func main() {
 	dir := flag.String("dir", "", "where to write; default: a new temporary directory")
 	whole := flag.Bool("install", false, "into block devices, beside RAUC and SWUpdate")
 	registers := flag.Bool("modbus", false, "read Modbus registers, beside libmodbus and pymodbus")
-	seconds := flag.Float64("seconds", 1, "of each run of -modbus")
+	seconds := flag.Float64("seconds", 0.25, "of each run of -modbus")
 	asJSON := flag.Bool("json", false, "print all runs of -modbus as JSON")
 	var c child
 	flag.StringVar(&c.name, "child", "", "internal: the variant to run")

@@ -131,18 +131,18 @@ func TestAlarms(t *testing.T) {
 				t.Errorf("%v: got alarms %q, want %q", time.Now(), got, alarms)
 			}
 		}
-		want2 := func(known bool) {
+		known := func(want bool) {
 			t.Helper()
-			if got := read(t, l).NoAlarms; got == known {
-				t.Errorf("no alarms: got %v, want %v", got, !known)
+			if got := !read(t, l).NoAlarms; got != want {
+				t.Errorf("alarms are known: got %v, want %v", got, want)
 			}
 		}
 		b.say(quiet...)
 		want()
-		want2(false) // a battery that never tells of any is not alarming, and cannot be relied on either
+		known(false) // a battery that never tells of any is not alarming, and cannot be relied on either
 		b.say(all...)
 		want()
-		want2(true)
+		known(true)
 		for range 5 {
 			time.Sleep(time.Second)
 			b.say(quiet...)
@@ -155,10 +155,10 @@ func TestAlarms(t *testing.T) {
 		want()
 		b.say(can.Standard(0x35A, 0x10)) // too short
 		want("the last frame with alarms is not plausible")
-		want2(false)
+		known(false)
 		b.say(frames(t, "victron", broadcast.Battery{Values: values(), Alarms: []string{"contactor", "short circuit"}})...)
 		want("contactor", "short circuit")
-		want2(true)
+		known(true)
 	})
 	// Also if there never was a good one.
 	b = newBus()
