@@ -398,6 +398,9 @@ func TestFrozen(t *testing.T) {
 	if again.Content != first.Content || again.Changes != first.Changes || again.Frames != 2*first.Frames {
 		t.Errorf("repeated: content %x, changes %d, frames %d, want %x, %d, %d", again.Content, again.Changes, again.Frames, first.Content, first.Changes, 2*first.Frames)
 	}
+	if first.Changes != 0 {
+		t.Errorf("%d changes after each frame came once, want none: a battery that only repeats itself would look alive until the last kind of frame has come", first.Changes)
+	}
 	seen := map[uint64]string{again.Content: "before"}
 	for _, f := range []string{"351 15 02 C0 12 C0 12 C2 01", "355 58 00 5D 00", "356 7A 13 F2 FE 6C 01", "356 7A 13 F2 FE 6D 01",
 		"359 02 00 00 00 06 50 4E", "359 02 00 00 00 07 50 4E", "359 02 00 02 00 07 50 4E", "35C 40 00", "35C 48 00", "356 7A 13 F2 FE 6D"} {

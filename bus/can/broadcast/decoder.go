@@ -89,7 +89,7 @@ func (d *Decoder) Add(f can.Frame, at time.Time) (known bool, err error) {
 	if m.opaque {
 		s.content = s.content*31 + binary.LittleEndian.Uint64(f.Data[:])
 	}
-	if old == nil || old.content != s.content {
+	if old != nil && old.content != s.content { // heard for the first time is no change
 		d.changes++
 	}
 	d.said[i] = s
