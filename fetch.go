@@ -21,11 +21,12 @@ const (
 // It goes on where an earlier attempt ended: the slot itself says how far that
 // is, because every chunk that is in it can be verified.
 func (m *Manager) fetch(ctx context.Context, r *Record) error {
-	if m.asked != r.Attempt { // after a restart of the process
+	if m.asked != r.Attempt { // after a restart of the process, or a transfer that ended, perhaps hours ago
 		if err := m.ask(ctx, *r, BeforeWrite, StatusUpdateAvailable); err != nil {
 			return err
 		}
 	}
+	m.asked = "" // the yes is for this transfer
 	if m.cfg.Suspend == SuspendBeforeCheck {
 		if err := m.suspend(ctx, r); err != nil {
 			m.failed(err)

@@ -271,3 +271,35 @@ func TestSlowYesIsNone(t *testing.T) {
 		})
 	}
 }
+
+// TestYesToWriteIsForOneTransfer: a transfer that ended for lack of a source does not
+// begin again minutes or hours later on the strength of the yes from before.
+func TestYesToWriteIsForOneTransfer(t *testing.T) {
+	device(t, func(t *testing.T, d *otatest.Device) {
+		unsafe := time.Now().Add(30 * time.Second) // the check is at 10 s, the second transfer a minute after the first
+		configure(d, func(c *ota.Config) {
+			c.Retries = -1
+			c.Gate = func(context.Context, *ota.Manifest, ota.Moment) error {
+				if time.Now().After(unsafe) {
+					return &ota.Refusal{Code: ota.ErrBMSUnsafe, Reason: "47 °C"}
+				}
+				return nil
+			}
+		})
+		d.Source.CutAt = []int64{0}
+		wrote := 0
+		d.Disk.OnEffect = func(_ int, effect string) otatest.Fault {
+			if strings.HasPrefix(effect, "write /device/b/") {
+				wrote++
+			}
+			return otatest.Fault{}
+		}
+		got := live(t, d)
+		if wrote != 0 {
+			t.Errorf("%d writes to the slot, although the battery was unsafe before the first", wrote)
+		}
+		if got.State != ota.Fetching || got.Code != ota.ErrBMSUnsafe {
+			t.Errorf("got %s %s, want that the transfer waits for the battery", got.State, got.Code.Name())
+		}
+	})
+}

@@ -41,7 +41,7 @@ type Manager struct {
 	backoff       time.Duration
 	deliverAt     time.Time // no report before
 	deliverPause  time.Duration
-	asked         string    // attempt for which the gate has allowed to write
+	asked         string    // attempt whose next transfer the gate has allowed to write
 	started       string    // attempt for which Started was called
 	armed         string    // attempt for which the gate has allowed the restart
 	refused       string    // attempt whose image the slots would not try the last time

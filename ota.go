@@ -151,8 +151,8 @@ type Verify func(signed []byte) (*Manifest, error)
 // Moment is the point of an update at which the gate is asked.
 type Moment string
 
-// The gate is asked before the first byte is written, before the device is
-// prepared for the restart, and a last time when the restart is the next thing
+// The gate is asked before the first byte is written, and again when a transfer that
+// ended goes on; before the device is prepared for the restart, and a last time when the restart is the next thing
 // that happens.
 const (
 	BeforeWrite   Moment = "before writing"
