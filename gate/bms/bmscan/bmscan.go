@@ -174,7 +174,7 @@ func (l *Listener) session(ctx context.Context) (err error) {
 func (l *Listener) keepAlive(ctx context.Context, bus can.Bus, frames []can.Frame) {
 	tick := time.NewTicker(defaultCycle)
 	defer tick.Stop()
-	for {
+	for ctx.Err() == nil { // of an end and a tick at once, select takes any
 		for _, f := range frames {
 			if err := bus.Send(ctx, f); err != nil {
 				l.cfg.Log.Debug("send the keep-alive to the battery", "source", l.cfg.Source, "error", err)

@@ -378,11 +378,24 @@ func TestKeepAlive(t *testing.T) {
 	}
 }
 
-// TestKeepAliveStuck: a link that takes no frames still brings some, and can be closed.
+// TestKeepAliveStuck: a link that takes no frames still brings some, and can be closed;
+// the next one is opened when nobody uses this one any more.
 func TestKeepAliveStuck(t *testing.T) {
 	b := newBus()
 	b.stuck = true
-	listen(t, bmscan.Config{}, []any{b}, func(t *testing.T, l *bmscan.Listener, _ *opener, _ *warnings) {
+	using := func() int {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.sending
+	}
+	o := &opener{links: []any{b}}
+	open := func(ctx context.Context) (can.Bus, error) {
+		if n := using(); n > 0 {
+			t.Errorf("a link is opened while %d frames are on their way to the one before", n)
+		}
+		return o.open(ctx)
+	}
+	listen(t, bmscan.Config{Open: open, Reopen: time.Millisecond}, []any{b}, func(t *testing.T, l *bmscan.Listener, _ *opener, _ *warnings) {
 		b.say(frames(t, "victron", broadcast.Battery{Values: values()})...)
 		if got := soc(t, l); got != 62 {
 			t.Errorf("got %v %%, want 62 %%", got)
@@ -390,6 +403,16 @@ func TestKeepAliveStuck(t *testing.T) {
 		b.breakWith(can.ErrDown) // with a frame still on its way
 		if !b.isClosed() {
 			t.Error("the link is not closed")
+		}
+		time.Sleep(time.Second) // it lets go
+		synctest.Wait()
+		if got := o.opened(); got != 1 {
+			t.Errorf("opened %d times, want once", got)
+		}
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		if got := o.opened(); got != 2 {
+			t.Errorf("opened %d times, want twice", got)
 		}
 	})
 }

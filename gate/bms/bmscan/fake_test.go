@@ -26,7 +26,8 @@ type fakeBus struct {
 	mu      sync.Mutex
 	sent    []sent
 	sendErr error
-	stuck   bool // a frame that is sent waits until its context ends
+	stuck   bool // a frame that is sent waits until its context ends, and a second longer
+	sending int
 }
 
 type sent struct {
@@ -53,10 +54,17 @@ func (b *fakeBus) Receive(ctx context.Context) (can.Frame, error) {
 func (b *fakeBus) Send(ctx context.Context, f can.Frame) error {
 	b.mu.Lock()
 	b.sent = append(b.sent, sent{time.Now(), f})
+	b.sending++
 	err, stuck := b.sendErr, b.stuck
 	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.sending--
+	}()
 	if stuck {
 		<-ctx.Done()
+		time.Sleep(time.Second)
 		return ctx.Err()
 	}
 	return err
