@@ -78,7 +78,7 @@ func TestCompare(t *testing.T) {
 		{"not plausible", is(bms.Voltage, -1), "voltage of test -1 V is not plausible, want 0 to 2000"},
 		{"new, and not plausible", both(is(bms.Voltage, -1), old(set(bms.Voltage, nan))), "voltage of test -1 V is not plausible, want 0 to 2000"},
 		{"stale", changed(func(a *bms.Reading) { a.At = a.At.Add(-5001 * time.Millisecond) }), "the reading of test is 5.001s old, want at most 5s"},
-		{"a stale value that no rule needs", changed(signal(bms.SoH, bms.Signal{At: now.Add(-6 * time.Second)})), "state of health of test is 6s old, want at most 5s"},
+		{"a stale value that no rule needs", changed(signal(bms.SoH, bms.Signal{At: now.Add(-301 * time.Second)})), "state of health of test is 5m1s old, want at most 5m0s"},
 		{"not valid", changed(func(a *bms.Reading) { a.Valid = false }), "the reading of test is marked as not valid"},
 		{"no heartbeat", changed(func(a *bms.Reading) { a.Beat = nil }), "heartbeat of test is not told any more"},
 		{"no mode", changed(func(a *bms.Reading) { a.Mode = "" }), "mode of test is not told any more"},
@@ -158,4 +158,26 @@ func ExampleCompare() {
 	after := bms.Measured(0, 18, 23, 0.4, at.Add(time.Minute))
 	fmt.Println(bms.Compare(before, after, bms.DefaultTolerance(), after.At, 5*time.Second))
 	// Output: compare the battery with what it was before: state of charge is 0.0 % and was 62.5 %: it changed by 62.5 %, want at most 2 %
+}
+
+// TestToldSeldom: batteries on CAN repeat their state of health and capacity every ten
+// seconds or more, which is no reason to refuse an update, or to go back.
+func TestToldSeldom(t *testing.T) {
+	at := time.Now()
+	told := func(age time.Duration) bms.Reading {
+		r := bms.Measured(62.5, 18, 23, 0.4, at)
+		r.Signals[bms.SoH] = bms.Signal{Value: 98, At: at.Add(-age)}
+		r.Signals[bms.Capacity] = bms.Signal{Value: 100, At: at.Add(-age)}
+		return r
+	}
+	limits := bms.Default()
+	limits.MaxUncounted = 3
+	for age, fine := range map[time.Duration]bool{0: true, 30 * time.Second: true, 5 * time.Minute: true, 5*time.Minute + time.Second: false, -2 * time.Second: false} {
+		if err := bms.Decide(told(age), limits, nil, at); (err == nil) != fine {
+			t.Errorf("capacity of %v ago: got %v, want allowed %v", age, err, fine)
+		}
+		if err := bms.Compare(told(0), told(age), bms.DefaultTolerance(), at, limits.MaxAge); (err == nil) != fine {
+			t.Errorf("capacity and health of %v ago: got %v, want the same as before %v", age, err, fine)
+		}
+	}
 }

@@ -125,6 +125,9 @@ func (d *decision) trust(r *Reading, used []Quantity) {
 			continue
 		}
 		limit, whose := d.t.MaxAge, ""
+		if u.q == SoH || u.q == Capacity { // some tell them seldom, and they do not change in minutes
+			limit = longestAge
+		}
 		if s.Cycle > 0 && s.Cycle < limit && 3*s.Cycle < limit {
 			limit, whose = 3*s.Cycle, ", three of its cycles"
 		}

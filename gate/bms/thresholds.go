@@ -16,7 +16,7 @@ type Thresholds struct {
 	MaxTemperature float64       // °C, -60 to 120; this much is not too much
 	MinTemperature float64       // °C, -60 to 120, not above MaxTemperature
 	MaxCurrent     float64       // A, 0 to 10,000, magnitude
-	MaxAge         time.Duration // of a signal, above 0 to 5 min; and never more than three of its cycles
+	MaxAge         time.Duration // of a signal but health and capacity (5 min), above 0 to 5 min; and never more than three of its cycles
 
 	RequireBeat bool // a source without a [Beat] refuses; one that there is must always move
 
