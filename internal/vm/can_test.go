@@ -57,9 +57,6 @@ func TestCAN(t *testing.T) {
 	if skipped := m.Count(`--- SKIP: `) + m.Count(`^guest: no module`); skipped > 0 {
 		t.Errorf("%d tests were skipped in the guest, or modules are missing", skipped)
 	}
-	if t.Failed() {
-		t.Log(m.Tail(400))
-	}
 }
 
 // dialUnix connects to QEMU, once it listens.
