@@ -106,6 +106,7 @@ type State struct {
 	Charge, Discharge Switch   // whether the battery allows it
 	Requests          []string // what it asks for, such as "force charge", sorted
 	Mode              Mode
+	ModeAt            time.Time // of the frame that said so
 
 	Maker, Name, Serial string // "": not said
 	Type                string // such as "LI", or a product number such as "0xA2F0"

@@ -241,7 +241,7 @@ func (st *State) merge(m *message, s *said) {
 	st.Warnings = append(st.Warnings, s.warnings...)
 	st.Requests = append(st.Requests, s.requests...)
 	if s.mode != "" && st.Mode != ModeUpdating {
-		st.Mode = s.mode
+		st.Mode, st.ModeAt = s.mode, s.at
 	}
 	overlay(&st.Charge, s.charge)
 	overlay(&st.Discharge, s.discharge)

@@ -203,8 +203,8 @@ func (l *Listener) Read(context.Context) (bms.Reading, error) {
 	return reading(&s, l.cfg.Source, l.cfg.FrozenAfter, time.Now()), nil
 }
 
-// oldAlarms is how long alarms may go without news, at least.
-const oldAlarms = 5 * time.Second
+// oldState is how long alarms may go without news, at least, and the mode.
+const oldState = 5 * time.Second
 
 func reading(s *broadcast.State, source string, frozenAfter time.Duration, now time.Time) bms.Reading {
 	r := bms.Reading{Source: source, Valid: true, Signals: map[bms.Quantity]bms.Signal{},
@@ -226,7 +226,7 @@ func reading(s *broadcast.State, source string, frozenAfter time.Duration, now t
 	if !s.AlarmsKnown && s.AlarmsCycle > 0 {
 		r.Alarms = append(r.Alarms, "the last frame with alarms is not plausible")
 	}
-	if age := now.Sub(s.AlarmsAt); !s.AlarmsAt.IsZero() && age > max(3*s.AlarmsCycle, oldAlarms) {
+	if age := now.Sub(s.AlarmsAt); !s.AlarmsAt.IsZero() && age > max(3*s.AlarmsCycle, oldState) {
 		r.Alarms = append(r.Alarms, fmt.Sprintf("the frames with alarms stopped coming %v ago", age.Truncate(time.Second)))
 	}
 	if len(s.Missing) > 0 {
@@ -234,6 +234,9 @@ func reading(s *broadcast.State, source string, frozenAfter time.Duration, now t
 	}
 	if s.Average {
 		r.Warnings = append(r.Warnings, "the temperatures are an average: the coldest and the hottest cells are not known")
+	}
+	if now.Sub(s.ModeAt) > oldState {
+		return r // it is not known any more; other frames may still come
 	}
 	switch s.Mode {
 	case broadcast.ModeSleep:
