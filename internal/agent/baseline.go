@@ -39,7 +39,7 @@ func (a *Agent) keepBaseline(m *ota.Manifest) error {
 	if !a.comparesBaseline() {
 		return nil
 	}
-	r, err := a.guard.Last()
+	r, err := a.witness.allowed() // not what was read for display since
 	if err == nil {
 		err = a.writeBaseline(m, r)
 	}
@@ -129,7 +129,8 @@ func (a *Agent) batteryCheck(kind string, tolerance bms.Tolerance) (func(context
 }
 
 // freshBattery reads the battery, and reports whether the readings are back:
-// complete, plausible, recent, and alive where the configuration asks for a heartbeat.
+// complete, plausible, recent, and alive where there is a heartbeat or the configuration
+// asks for one.
 func (a *Agent) freshBattery(ctx context.Context) (bms.Reading, error) {
 	r, err := a.guard.Read(ctx)
 	if err != nil {
@@ -141,7 +142,7 @@ func (a *Agent) freshBattery(ctx context.Context) (bms.Reading, error) {
 	if err := bms.Decide(r, limits, nil, time.Now()); err != nil {
 		return r, err
 	}
-	if t.RequireBeat {
+	if t.RequireBeat || r.Beat != nil {
 		return r, a.guard.Alive()
 	}
 	return r, nil

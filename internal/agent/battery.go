@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/interlock-energy/ota/bus/can/broadcast"
 	"github.com/interlock-energy/ota/gate/bms"
 	"github.com/interlock-energy/ota/gate/bms/bmshttp"
 )
@@ -82,6 +83,27 @@ func (b *Battery) instrument() Instrument {
 	return Instrument{Reader: b.Reader, Path: b.Path, URL: b.URL, Modbus: b.Modbus, SunSpec: b.SunSpec, CAN: b.CAN}
 }
 
+// lacks names a value that every decision needs and that this instrument never tells.
+func (in *Instrument) lacks() string {
+	if in.Reader != "can" {
+		return ""
+	}
+	d, err := broadcast.New(in.CAN.Profile, broadcast.Options{})
+	if err != nil {
+		return "" // newCAN has looked
+	}
+	tells := d.State().Values
+	for _, q := range []struct {
+		q    broadcast.Quantity
+		name string
+	}{{broadcast.SoC, "state of charge"}, {broadcast.TemperatureMin, "lowest temperature"}, {broadcast.TemperatureMax, "highest temperature"}, {broadcast.Current, "current"}} {
+		if _, ok := tells[q.q]; !ok {
+			return q.name
+		}
+	}
+	return ""
+}
+
 const batteryReaders = "sunspec, can, file and http"
 
 // newBattery makes the reader of the battery, with all that it is compared with. It
@@ -98,6 +120,9 @@ func (a *Agent) newBattery(b *Battery) (bms.Reader, error) {
 	read, err := a.newReader(&in, time.Duration(b.MaxAge))
 	if err != nil {
 		return nil, fmt.Errorf("battery%w", err)
+	}
+	if lacks := in.lacks(); lacks != "" {
+		return nil, fmt.Errorf("battery.can.profile %s does not tell the %s, without which nothing is ever allowed; use another reader, and this one under compare", in.CAN.Profile, lacks)
 	}
 	var others []bms.Reader
 	for i := range b.Compare {
@@ -141,6 +166,9 @@ func (b *Battery) check() error {
 	for i := range b.Compare {
 		if err := b.Compare[i].check(); err != nil {
 			return fmt.Errorf("battery.compare[%d]%w", i+1, err)
+		}
+		if reflect.DeepEqual(b.Compare[i], in) || slices.ContainsFunc(b.Compare[:i], func(o Instrument) bool { return reflect.DeepEqual(o, b.Compare[i]) }) {
+			return fmt.Errorf("battery.compare[%d] is an instrument that is there already, and it agrees with itself whatever it says; name another, or remove it", i+1)
 		}
 	}
 	for _, c := range []struct{ key, value, known string }{

@@ -65,6 +65,11 @@ func (c *Config) check() error {
 	if err := c.Battery.check(); err != nil {
 		return err
 	}
+	for i, q := range c.Quiesce {
+		if q.DER != nil && q.DER.Contactors == "open" && c.Battery.Contactors == "closed" {
+			return fmt.Errorf("quiesce, entry %d: der.contactors is open and battery.contactors closed: the gate would refuse every restart that was quiesced for, and open them for nothing each time", i+1)
+		}
+	}
 	if c.Soak.Time > 0 && len(c.Soak.Checks) == 0 && len(c.Health) == 0 && !c.Slot.Run {
 		return errors.New("soak.time is set, and neither soak.checks nor health says what to look at")
 	}
@@ -97,11 +102,20 @@ func (c *Config) timeouts() map[string]Duration {
 			t["hooks."+name+".timeout"] = orDefault(h.Timeout, Duration(hookTimeout))
 		}
 	}
+	var all Duration // one call does all of them, and none of them is let off
 	for i := range c.Quiesce {
-		t[fmt.Sprintf("timeout of quiesce, entry %d", i+1)] = Duration(c.Quiesce[i].timeout())
+		d := Duration(c.Quiesce[i].timeout())
+		all += d
+		t[fmt.Sprintf("timeout of quiesce, entry %d", i+1)] = d
+	}
+	if len(c.Quiesce) > 1 {
+		t["the sum of the timeouts of quiesce"] = all
 	}
 	for i, h := range c.Health {
 		t[fmt.Sprintf("timeout of health check %d", i+1)] = orDefault(h.Timeout, Duration(healthTimeout))
+	}
+	for i, h := range c.Soak.Checks {
+		t[fmt.Sprintf("timeout of soak.checks, check %d", i+1)] = orDefault(h.Timeout, Duration(healthTimeout))
 	}
 	return t
 }

@@ -250,14 +250,15 @@ func (a *Agent) SetThresholds(c control.ThresholdsChange) (control.Thresholds, e
 	return a.SetThresholdsBy(control.Peer{}, c)
 }
 
-func (a *Agent) setThresholds(c control.ThresholdsChange) (control.Thresholds, error) {
+// setThresholds returns the thresholds before and after the change.
+func (a *Agent) setThresholds(c control.ThresholdsChange) (old, t bms.Thresholds, err error) {
 	if a.guard == nil {
-		return control.Thresholds{}, errNoBattery
+		return old, t, errNoBattery
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	old := a.guard.Thresholds()
-	t := old
+	old = a.guard.Thresholds()
+	t = old
 	for _, v := range []struct {
 		given *float64
 		to    *float64
@@ -271,18 +272,18 @@ func (a *Agent) setThresholds(c control.ThresholdsChange) (control.Thresholds, e
 	if c.MaxAge != nil {
 		d, err := parseDuration(*c.MaxAge)
 		if err != nil {
-			return shown(old), fmt.Errorf("set thresholds: %w: max_age: %w", control.ErrBadRequest, err)
+			return old, old, fmt.Errorf("set thresholds: %w: max_age: %w", control.ErrBadRequest, err)
 		}
 		t.MaxAge = d
 	}
 	if err := a.guard.SetThresholds(t); err != nil {
-		return shown(old), fmt.Errorf("set thresholds: %w: %w", control.ErrBadRequest, err)
+		return old, old, fmt.Errorf("set thresholds: %w: %w", control.ErrBadRequest, err)
 	}
 	if !reflect.DeepEqual(t, old) {
 		a.changed = true
 		a.log.Warn("the battery's thresholds were changed at the control socket", "old", shown(old), "new", shown(t))
 	}
-	return shown(t), nil
+	return old, t, nil
 }
 
 // publish hands the present status to watchers, and has the server told.

@@ -150,6 +150,16 @@ func (w *witness) decide(d bms.Decision) {
 	w.decided = &d
 }
 
+// allowed returns the reading on which the battery's part of the gate has just said yes.
+func (w *witness) allowed() (bms.Reading, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.decided == nil || w.decided.Verdict != nil {
+		return bms.Reading{}, errors.New("there is no reading that was allowed")
+	}
+	return w.decided.Reading, nil
+}
+
 // answered writes the gate's answer down, and returns what the manager is told.
 func (w *witness) answered(m *ota.Manifest, at ota.Moment, took time.Duration, answer error) error {
 	defer w.a.alive.enter("writing evidence")()
@@ -595,15 +605,11 @@ func (a *Agent) CommandBy(p control.Peer, c control.Command) control.Call {
 
 // SetThresholdsBy implements [control.PeerDevice].
 func (a *Agent) SetThresholdsBy(p control.Peer, c control.ThresholdsChange) (control.Thresholds, error) {
-	if a.guard == nil {
-		return a.setThresholds(c)
-	}
-	old := a.guard.Thresholds()
-	t, err := a.setThresholds(c)
-	if now := a.guard.Thresholds(); !reflect.DeepEqual(old, now) {
+	old, now, err := a.setThresholds(c)
+	if err == nil && !reflect.DeepEqual(old, now) {
 		a.witness.changed(p, old, now)
 	}
-	return t, err
+	return shown(now), err
 }
 
 // Evidence implements [control.Archive].

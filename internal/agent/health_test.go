@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/gate/bms"
 )
 
@@ -113,6 +114,56 @@ func TestHealth(t *testing.T) {
 	err = healthy(t.Context(), checks)
 	if err == nil || !strings.Contains(err.Error(), "check one") || strings.Contains(err.Error(), "two") || !strings.Contains(err.Error(), "check three") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("got %v, want one and three", err)
+	}
+}
+
+// TestFreshIsAlive: a heartbeat that is there must move, also if none has to be there.
+func TestFreshIsAlive(t *testing.T) {
+	r := bms.Measured(20, 20, 22, 80, time.Now())
+	r.Beat = &bms.Beat{Count: 7, Within: time.Minute}
+	a := checker(t, func(context.Context) (bms.Reading, error) { return r, nil })
+	for range 3 {
+		if _, err := a.freshBattery(t.Context()); err == nil || !strings.Contains(err.Error(), "not been seen to move") {
+			t.Errorf("got %v, want that the heartbeat stands", err)
+		}
+	}
+	r.Beat = &bms.Beat{Count: 8, Within: time.Minute}
+	if _, err := a.freshBattery(t.Context()); err != nil {
+		t.Errorf("after it moved: %v", err)
+	}
+}
+
+// TestBaselineIsWhatWasAllowed: what is read for display between the gate's yes and the
+// restart is not what the battery is compared with afterwards.
+func TestBaselineIsWhatWasAllowed(t *testing.T) {
+	soc := 60.0
+	a := checker(t, func(context.Context) (bms.Reading, error) { return bms.Measured(soc, 20, 22, 0, time.Now()), nil })
+	verify := false
+	a.cfg.VerifySignature, a.cfg.Health = &verify, []Health{{Battery: "as_before"}}
+	a.witness = newWitness(a)
+	t.Cleanup(a.witness.log.Close)
+	m := &ota.Manifest{Digest: "d"}
+	if err := a.keepBaseline(m); !errors.Is(err, ota.ErrNotNow) {
+		t.Errorf("before any yes: got %v, want a refusal", err)
+	}
+	if err := a.guard.Gate(t.Context(), m, ota.AtRestart); err != nil {
+		t.Fatal(err)
+	}
+	soc = 12
+	if _, err := a.guard.Read(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.keepBaseline(m); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := a.readBaseline("d"); err != nil || r.Value(bms.SoC) != 60 {
+		t.Errorf("got %v %%, %v, want the 60 %% that were allowed", r.Value(bms.SoC), err)
+	}
+	if err := a.guard.Gate(t.Context(), m, ota.AtRestart); err == nil {
+		t.Fatal("12 % were allowed")
+	}
+	if err := a.keepBaseline(m); !errors.Is(err, ota.ErrNotNow) {
+		t.Errorf("after a no: got %v, want a refusal", err)
 	}
 }
 
