@@ -7,7 +7,7 @@ SOAK ?= 10m
 FUZZTIME ?= 60s
 export CGO_ENABLED ?= 0
 
-.PHONY: all demo test cuts mutants fuzz soak vm bench bench-install bench-modbus cross clean
+.PHONY: all demo test cuts mutants fuzz soak-modbus vm bench bench-install bench-modbus cross clean
 all:
 	$(GO) build -trimpath -o $(BIN)/ ./cmd/...
 
@@ -41,8 +41,8 @@ fuzz:
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz
 
 # a Modbus server that is sent garbage on a live socket
-soak:
-	$(GO) test ./bus/modbus -run '^TestSoak$$' -v -timeout 2h -soak $(SOAK)
+soak-modbus:
+	nice $(GO) test ./bus/modbus -count 1 -v -run '^TestSoak$$' -soak $(SOAK) -timeout 2h
 
 # real bootloaders in QEMU; VM=quick for one board and two releases
 vm:
@@ -54,6 +54,11 @@ PEERS := rauc swupdate openssl cpio squashfs-tools:mksquashfs dbus-daemon
 bench bench-install: all
 	./scripts/need curl time:/usr/bin/time $(if $(findstring install,$@),$(PEERS))
 	$(GO) run ./internal/bench $(if $(findstring install,$@),-install) $(BENCH)
+
+# registers per second, beside libmodbus and pymodbus
+bench-modbus:
+	./scripts/need gcc libc6-dev libmodbus-dev:/usr/include/modbus/modbus.h python3-pymodbus:$(PYTHON)/pymodbus/__init__.py
+	$(GO) run ./internal/bench -modbus -rounds 21 $(BENCH)
 
 # what devices run: the agent builds for small Linux machines
 cross:
