@@ -180,7 +180,7 @@ type Stats struct {
 	Garbage  uint64 // lines, or bytes of a stream, that were no frames
 	Refused  uint64 // commands and frames that an adapter did not accept
 	Echoes   uint64 // own frames that came back and were dropped
-	Lost     uint64 // frames that nobody received in time: the oldest are dropped
+	Lost     uint64 // frames that nobody received in time, and that were dropped
 	Links    uint64 // connections made
 	State    State
 }

@@ -2,11 +2,13 @@ package can
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +22,7 @@ import (
 type SocketCAN struct {
 	name string
 	file *os.File
+	raw  syscall.RawConn // of file
 
 	mu     sync.Mutex
 	stats  Stats
@@ -61,7 +64,12 @@ func dialSocketCAN(name string, filters Filters) (*SocketCAN, error) {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
 	// A file, because the runtime then waits for it and knows deadlines.
-	return &SocketCAN{name: name, file: os.NewFile(uintptr(fd), "can:"+name), stats: Stats{Links: 1},
+	file := os.NewFile(uintptr(fd), "can:"+name)
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return &SocketCAN{name: name, file: file, raw: raw, stats: Stats{Links: 1},
 		reading: make(chan struct{}, 1), writing: make(chan struct{}, 1)}, nil
 }
 
@@ -81,6 +89,9 @@ func prepare(fd, index int, filters Filters) error {
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_CAN_RAW, unix.CAN_RAW_ERR_FILTER, errController|errBusOff|errRestarted); err != nil {
 		return fmt.Errorf("ask for error frames: %w", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1); err != nil {
+		return fmt.Errorf("ask for the number of frames that were lost: %w", err)
 	}
 	return unix.Bind(fd, &unix.SockaddrCAN{Ifindex: index})
 }
@@ -114,7 +125,7 @@ func (s *SocketCAN) Receive(ctx context.Context) (Frame, error) {
 	defer stop()
 	var b [sizeSocketCAN]byte
 	for {
-		n, err := s.file.Read(b[:])
+		n, err := s.readOne(b[:])
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			// Of this context, of lost, or of an earlier call that was given up at its last
 			// moment. Taken back before asking which, so that the next one is not missed.
@@ -152,6 +163,36 @@ func (s *SocketCAN) Receive(ctx context.Context) (Frame, error) {
 			return Frame{}, fmt.Errorf("read CAN interface %s: %w %s", s.name, ErrBusOff, e.detail)
 		}
 	}
+}
+
+// readOne reads a frame, and with it how many the kernel has dropped before because
+// this socket's buffer was full (socket(7), SO_RXQ_OVFL).
+func (s *SocketCAN) readOne(b []byte) (n int, err error) {
+	var more [64]byte
+	var used int
+	if waited := s.raw.Read(func(fd uintptr) bool {
+		for again := true; again; again = err == unix.EINTR {
+			n, used, _, _, err = unix.Recvmsg(int(fd), b, more[:], 0)
+		}
+		return err != unix.EAGAIN
+	}); waited != nil {
+		return 0, waited
+	}
+	if err != nil {
+		return 0, err
+	}
+	messages, err := unix.ParseSocketControlMessage(more[:used])
+	if err != nil {
+		return n, fmt.Errorf("what came with a frame: %w", err)
+	}
+	for _, m := range messages {
+		if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SO_RXQ_OVFL && len(m.Data) >= 4 {
+			s.mu.Lock()
+			s.stats.Lost += uint64(binary.NativeEndian.Uint32(m.Data) - uint32(s.stats.Lost)) // it wraps
+			s.mu.Unlock()
+		}
+	}
+	return n, nil
 }
 
 // lost remembers an error that says that the interface is down or gone. The kernel
@@ -240,7 +281,8 @@ func (s *SocketCAN) writeOne(ctx context.Context, raw []byte) error {
 	return err
 }
 
-// Stats counts what happened. Frames that the kernel's filters hold back are not seen.
+// Stats counts what happened. Of frames that nobody received in time the kernel drops
+// the newest; they are counted when a later one is received. Frames that the kernel's filters hold back are not seen.
 func (s *SocketCAN) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()

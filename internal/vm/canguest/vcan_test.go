@@ -91,6 +91,39 @@ func TestInOrder(t *testing.T) {
 	}
 }
 
+// TestLost: whoever does not receive loses frames, in order, and is told how many.
+func TestLost(t *testing.T) {
+	const n = 2000
+	name := vcan(t)
+	from, to := dial(t, name), dial(t, name)
+	frame := func(i int) can.Frame { return can.Extended(uint32(i), 0xA5) }
+	for i := range n {
+		send(t, from, frame(i))
+	}
+	end := can.Standard(1)
+	got := 0
+	receive(t, to, frame(0)) // makes room for one more
+	got++
+	send(t, from, end)
+	for {
+		f, err := to.Receive(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f == end {
+			break
+		}
+		if f != frame(got) {
+			t.Fatalf("frame %d: got %v, want %v", got, f, frame(got))
+		}
+		got++
+	}
+	if stats := to.Stats(); got == n || stats.Lost != uint64(n-got) || stats.Received != uint64(got)+1 {
+		t.Errorf("received %d of %d: %+v, want the others counted as lost", got, n, stats)
+	}
+	t.Logf("%d of %d fit into the kernel's buffer", got, n)
+}
+
 // TestFilters: the kernel lets through exactly what Filters.Match says, and counts no
 // others.
 func TestFilters(t *testing.T) {
