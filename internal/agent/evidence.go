@@ -26,6 +26,10 @@ const (
 	maxAsked = 32               // commands that wait for the attempt which they cause
 	oldAsked = 15 * time.Minute // what was asked for longer ago has not caused it
 	maxSteps = 200              // of one quiesce or resume
+
+	// longestRestartLine is how long the line may take that stands between the gate's
+	// last yes and the restart.
+	longestRestartLine = time.Second
 )
 
 // witness stands between the manager and what it works with, and writes evidence of
@@ -459,8 +463,17 @@ func (s witnessedSlots) Reboot(ctx context.Context) error {
 	if b := s.w.a.alive.boot.Load(); b != nil {
 		slot = b.Slot
 	}
+	s.w.mu.Lock()
+	state := s.w.record.State
+	s.w.mu.Unlock()
+	began := time.Now()
 	s.w.write(evidence.KindRestart, evidence.Restart{Slot: slot})
-	err := s.Slots.Reboot(ctx)
+	err := error(nil)
+	if took := time.Since(began); state == ota.Activating && took > longestRestartLine { // a way back is not held up
+		err = fmt.Errorf("write the evidence of the restart: it took %v, want at most %v, for the gate's yes is from before", took.Round(time.Millisecond), longestRestartLine)
+	} else {
+		err = s.Slots.Reboot(ctx)
+	}
 	if err != nil {
 		s.w.write(evidence.KindRestart, evidence.Restart{Slot: slot, Error: err.Error()})
 	}

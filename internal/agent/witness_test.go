@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/interlock-energy/ota"
@@ -216,4 +217,53 @@ func TestDescribe(t *testing.T) {
 	if j, err := json.Marshal(g); err != nil || !strings.Contains(string(j), `"MinSoC":30`) {
 		t.Errorf("got %s, %v, want all limits", j, err)
 	}
+}
+
+// slowDisk is a disk whose syncs take their time; a fake.
+type slowDisk struct {
+	durable.OS
+	takes *time.Duration
+}
+
+type slowFile struct {
+	durable.File
+	takes *time.Duration
+}
+
+func (d slowDisk) OpenFile(name string, flag int, mode os.FileMode) (durable.File, error) {
+	f, err := d.OS.OpenFile(name, flag, mode)
+	return slowFile{f, d.takes}, err
+}
+
+func (f slowFile) Sync() error {
+	time.Sleep(*f.takes)
+	return f.File.Sync()
+}
+
+// TestSlowEvidenceOfTheRestart: a line that took its time makes the gate's yes an old
+// one, and then there is no restart. A way back does not wait for that.
+func TestSlowEvidenceOfTheRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, dir := newWitnessed(t)
+		var takes time.Duration
+		w.log = evidence.Open(evidence.Config{FS: slowDisk{takes: &takes}, Dir: dir})
+		slots := &noSlots{}
+		c := w.watch(ota.Config{Slots: slots, Store: fakeStore{}})
+		for _, tt := range []struct {
+			state    ota.State
+			takes    time.Duration
+			restarts bool
+		}{{ota.Activating, 0, true}, {ota.Activating, time.Second, true}, {ota.Activating, 1001 * time.Millisecond, false}, {ota.RollBack, time.Minute, true}} {
+			takes, slots.told = 0, nil
+			if err := c.Store.Save(ota.Record{State: tt.state, Attempt: "a1", Release: &ota.Manifest{Version: "1.1.0"}}); err != nil {
+				t.Fatal(err)
+			}
+			takes = tt.takes
+			err := c.Slots.Reboot(t.Context())
+			if (err == nil) != tt.restarts || (len(slots.told) == 1) != tt.restarts {
+				t.Errorf("%s, %v: got %v and %v, want a restart %v", tt.state, tt.takes, slots.told, err, tt.restarts)
+			}
+		}
+		takes = 0
+	})
 }
