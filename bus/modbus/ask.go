@@ -38,6 +38,9 @@ func (c *Client) do(ctx context.Context, call *call) ([]byte, error) {
 			return nil, err
 		}
 		if ctx.Err() != nil {
+			if try > 0 { // callers with little patience must not keep a dead connection
+				c.link.silent(before)
+			}
 			return nil, ctx.Err()
 		}
 		if harmless := !f.Writes() || c.config.RepeatWrites || !call.sent; !harmless || try >= c.config.Retries {
