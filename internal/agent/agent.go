@@ -31,6 +31,7 @@ import (
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/gate/bms"
+	"github.com/interlock-energy/ota/gate/bms/bmscan"
 	"github.com/interlock-energy/ota/internal/control"
 	"github.com/interlock-energy/ota/internal/durable"
 	"github.com/interlock-energy/ota/internal/logfile"
@@ -73,9 +74,9 @@ type Agent struct {
 	record   atomic.Pointer[ota.Record]
 	dog      *watchdog.Keeper // nil: no hardware watchdog
 
-	links     links           // to the plant
-	listeners []*lateListener // to its buses
-	poller    *bms.Poller     // nil: the battery is read when it is asked
+	links     links              // to the plant
+	listeners []*bmscan.Listener // to its buses
+	poller    *bms.Poller        // nil: the battery is read when it is asked
 
 	plant      plant.Action // nil: nothing is done to it
 	converters []*der.DER   // in it
@@ -220,9 +221,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer a.closePlant()
-	if err := a.openPlant(); err != nil {
-		return err
-	}
+	a.openPlant()
 	if a.cfg.Control.Socket != noSocket {
 		l, err := control.Listen(a.cfg.Control.Socket)
 		if err != nil {

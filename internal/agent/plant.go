@@ -82,13 +82,12 @@ func (a *Agent) newCAN(in *Instrument) (bms.Reader, error) {
 	if c.Profile == "" {
 		return nil, fmt.Errorf(".can.profile is missing; known are %s", strings.Join(broadcast.Names(), ", "))
 	}
-	if _, err := broadcast.New(c.Profile, config.Options); err != nil {
-		return nil, fmt.Errorf(".can.profile: %w", err)
+	l, err := bmscan.New(config)
+	if err != nil {
+		return nil, fmt.Errorf(".can: %w", err)
 	}
-	// Nothing listens before the agent runs: a configuration is also made to be checked.
-	l := &lateListener{config: config}
 	a.listeners = append(a.listeners, l)
-	return l.read, nil
+	return l.Read, nil
 }
 
 // link returns how to open the link, and its name for people.
@@ -125,36 +124,17 @@ func (c *CAN) link() (open func(context.Context) (can.Bus, error), name string, 
 	}, line.Path, nil
 }
 
-// lateListener begins to listen when it is started.
-type lateListener struct {
-	config   bmscan.Config
-	listener *bmscan.Listener // nil: not started
-}
-
-func (l *lateListener) read(ctx context.Context) (bms.Reading, error) {
-	if l.listener == nil {
-		return bms.Reading{}, errors.New("nobody listens to the bus yet")
-	}
-	return l.listener.Read(ctx)
-}
-
-// openPlant starts what listens to the plant. The caller closes it with closePlant.
-func (a *Agent) openPlant() error {
+// openPlant starts what listens to the plant; nothing listens before the agent runs,
+// for a configuration is also made to be checked. The caller ends it with closePlant.
+func (a *Agent) openPlant() {
 	for _, l := range a.listeners {
-		var err error
-		if l.listener, err = bmscan.Listen(l.config); err != nil {
-			return fmt.Errorf("battery: %w", err)
-		}
+		l.Start()
 	}
-	return nil
 }
 
 func (a *Agent) closePlant() {
 	for _, l := range a.listeners {
-		if l.listener == nil {
-			continue
-		}
-		if err := l.listener.Close(); err != nil {
+		if err := l.Close(); err != nil {
 			a.log.Warn("stop listening to the battery", "error", err)
 		}
 	}

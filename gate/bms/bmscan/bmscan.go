@@ -68,9 +68,17 @@ var (
 	errStopped = errors.New("the listener is closed")
 )
 
-// Listen begins to listen, in the background. A link that cannot be opened is tried
-// again until Close.
+// Listen returns a listener that listens already, see [New] and [Listener.Start].
 func Listen(cfg Config) (*Listener, error) {
+	l, err := New(cfg)
+	if err == nil {
+		l.Start()
+	}
+	return l, err
+}
+
+// New returns a listener that does not listen yet.
+func New(cfg Config) (*Listener, error) {
 	if cfg.Open == nil {
 		return nil, errors.New("listen to the battery on CAN: the link is missing")
 	}
@@ -94,10 +102,15 @@ func Listen(cfg Config) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen to the battery on CAN: %w", err)
 	}
+	return &Listener{cfg: cfg, profile: profile, decoder: decoder, stop: func() {}, link: errOpening}, nil
+}
+
+// Start begins to listen, in the background. It may be called once. A link that cannot
+// be opened is tried again until Close.
+func (l *Listener) Start() {
 	ctx, stop := context.WithCancel(context.Background())
-	l := &Listener{cfg: cfg, profile: profile, decoder: decoder, stop: stop, link: errOpening}
+	l.stop = stop
 	l.done.Go(func() { l.run(ctx) })
-	return l, nil
 }
 
 // Close stops listening and closes the link. Nothing is known from then on. It may be
