@@ -17,8 +17,16 @@ const resumeRetry = 10 * time.Second
 const stopGrace = 30 * time.Second
 
 // restartRetry is the pause after a restart that was called off at the last
-// moment: plants and boot variables are not switched once a second.
+// moment: plants and boot variables are not switched once a second. It doubles up to
+// MaxBackoff, for quiescing itself may be what makes the gate say no, and contactors wear.
 const restartRetry = time.Minute
+
+// calledOffPause is the pause after one more restart that was called off.
+func (m *Manager) calledOffPause() time.Duration {
+	pause := restartRetry << min(m.calledOff, 10)
+	m.calledOff++
+	return min(pause, max(m.cfg.MaxBackoff, restartRetry))
+}
 
 // never is the pause of a state in which only a command or a check changes anything.
 const never = time.Duration(math.MaxInt64)
@@ -66,8 +74,11 @@ func (m *Manager) step(ctx context.Context) (pause time.Duration, err error) {
 		return 0, nil
 	}
 	pause = m.pauseAfter(r, err)
-	if before == Activating && r.State == Staged { // quiesced, told the bootloader, and all of it taken back
-		pause = max(pause, m.jitter(restartRetry))
+	switch {
+	case before == Activating && r.State == Staged: // quiesced, told the bootloader, and all of it taken back
+		pause = max(pause, m.jitter(m.calledOffPause()))
+	case r.State == Idle:
+		m.calledOff = 0
 	}
 	switch {
 	case stray:

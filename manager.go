@@ -48,6 +48,7 @@ type Manager struct {
 	tried         string    // attempt for which the bootloader was told to try
 	verified      string    // digest and slot that were read back
 	rebooting     time.Time // when the restart was asked for
+	calledOff     int       // restarts that were called off at the last moment, in this update
 	trialStart    time.Time
 	unsavedSince  time.Time // since when the record cannot be saved or loaded, on trial
 	kept          bool      // the bootloader was told that the running slot is still good

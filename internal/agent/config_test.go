@@ -181,6 +181,8 @@ func TestConfigErrors(t *testing.T) {
 		{"soak: {checks: [{tcp: 'x:1'}]}", "soak.symptom_time or soak.checks is given, and without soak.time nothing is watched; set it, or remove them"},
 		{"quiesce: [{name: pcs}]", "quiesce, entry 1: 0 of der, modbus and http are given, want one"},
 		{"quiesce: [{der: {}}]", "quiesce, entry 1: der.modbus is missing: address or serial of the unit"},
+		{"quiesce: [{der: {modbus: {address: 'plant:502'}, dead_man: 7m}}]",
+			"quiesce, entry 1: der.dead_man is 7m0s, and with der.timeout and rollback_timeout the power would come back in the middle of the trial; want at least 8m0s"},
 		{"quiesce: [{der: {modbus: {address: 'plant:502'}, contactors: closed}}]", `quiesce, entry 1: der.contactors is "closed", want open or nothing`},
 		{"quiesce: [{der: {modbus: {address: 'plant:502'}, timeout: 20m}}]", "timeout of quiesce, entry 1 is 20m0s, and with watchdog.max_call 10m0s the agent would count as stuck meanwhile; make one shorter or the other longer"},
 		{"quiesce: [{name: a, der: {modbus: {address: 'plant:502'}}}, {name: b, der: {modbus: {address: 'plant:503'}}}, {name: c, http: {}}, {name: d, http: {}}]",

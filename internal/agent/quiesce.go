@@ -162,6 +162,10 @@ func (a *Agent) newDER(d *DER, name, file string, progress func(string)) (plant.
 		Timeout: time.Duration(orDefault(d.Timeout, Duration(quiesceTimeout))), Progress: progress}
 	if !d.NoDeadMan {
 		c.DeadMan = time.Duration(orDefault(d.DeadMan, Duration(a.deadMan())))
+		if least := c.Timeout + orDefault(a.cfg.rollbackTimeout(), rollbackTimeout); c.DeadMan < least {
+			return nil, fmt.Errorf("der.dead_man is %v, and with der.timeout and rollback_timeout the power would come back in the middle of the trial; want at least %v",
+				c.DeadMan, least)
+		}
 	}
 	if d.Base != nil {
 		c.Search = sunspec.Search{Bases: []uint16{*d.Base}}
@@ -185,7 +189,7 @@ func (a *Agent) newDER(d *DER, name, file string, progress func(string)) (plant.
 // work by itself: two restarts of five minutes, there and back, and the trial in
 // between with some time to spare.
 func (a *Agent) deadMan() time.Duration {
-	return 10*time.Minute + 2*orDefault(a.cfg.rollbackTimeout(), 5*time.Minute)
+	return 10*time.Minute + 2*orDefault(a.cfg.rollbackTimeout(), rollbackTimeout)
 }
 
 func (a *Agent) newWriteList(w *WriteList, name, file string, progress func(string)) (plant.Action, error) {
