@@ -99,6 +99,7 @@ func printStatus(e *env, s *control.Status) error {
 		[2]string{"runs", n.Running + " in slot " + n.Slot},
 		[2]string{"status", n.Status.String() + when(!n.Since.IsZero(), ", since "+ago(e.now(), n.Since))},
 		[2]string{"why", n.Reason},
+		[2]string{"plant", s.Plant},
 		[2]string{"update", update},
 		[2]string{"newest offered", n.Latest},
 		[2]string{"last update", last},

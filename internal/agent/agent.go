@@ -78,8 +78,9 @@ type Agent struct {
 	listeners []*bmscan.Listener // to its buses
 	poller    *bms.Poller        // nil: the battery is read when it is asked
 
-	plant      plant.Action // nil: nothing is done to it
-	converters []*der.DER   // in it
+	plant      plant.Action          // nil: nothing is done to it
+	converters []*der.DER            // in it
+	notResumed atomic.Pointer[error] // of the last attempt to resume it
 
 	mu               sync.Mutex
 	store            *store.File

@@ -43,7 +43,7 @@ func (a *Agent) Snapshot() ota.Snapshot {
 // Status implements [control.Device].
 func (a *Agent) Status(context.Context) control.Status {
 	d := &a.cfg.Device
-	s := control.Status{Snapshot: a.Snapshot(), Warnings: a.Warnings(), Watchdog: a.Watchdog(), Evidence: a.evidenceHead(), Agent: control.AgentInfo{
+	s := control.Status{Snapshot: a.Snapshot(), Warnings: a.Warnings(), Watchdog: a.Watchdog(), Evidence: a.evidenceHead(), Plant: a.plantState(), Agent: control.AgentInfo{
 		Device: d.ID, Product: d.Product, Hardware: d.Hardware, Version: a.cfg.Version, Started: a.started,
 		Sources: a.sourceNames(), Slots: a.cfg.Slot.Kind, StateDir: a.cfg.StateDir}}
 	if a.cfg.Slot.Run {
@@ -73,6 +73,7 @@ func (a *Agent) Warnings() (w []string) {
 			w = append(w, "dwell is 0: a battery that is within its limits for one moment by chance counts as safe")
 		}
 	}
+	w = append(w, a.plantWarnings()...)
 	if len(a.checks) == 0 && !a.cfg.Slot.Run {
 		w = append(w, "no health check is configured: new firmware is marked good by a person's confirm only, and rolled back without")
 	}

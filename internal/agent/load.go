@@ -142,7 +142,7 @@ var knownKeys = map[string][]string{
 	"Serial":     {"device", "baud", "parity", "stop_bits"},
 	"SunSpec":    {"base", "directions", "patience"},
 	"CAN":        {"interface", "slcan", "tcp", "profile", "address", "rated_current", "reverse_current", "first_module", "silent", "frozen_after"},
-	"SLCAN":      {"device", "baud", "bitrate"},
+	"SLCAN":      {"device", "baud", "bitrate", "never_answers"},
 	"Quiesce":    {"name", "der", "modbus", "http"},
 	"DER": {"modbus", "base", "control", "dead_man", "no_dead_man", "rated_power", "ramp", "max_power", "max_current", "settle", "timeout",
 		"contactors"},

@@ -40,9 +40,10 @@ type CAN struct {
 
 // SLCAN is a serial CAN adapter.
 type SLCAN struct {
-	Device  string `yaml:"device"`
-	Baud    int    `yaml:"baud"`    // of the serial line; default 115200
-	Bitrate int    `yaml:"bitrate"` // of the bus; default 500000
+	Device       string `yaml:"device"`
+	Baud         int    `yaml:"baud"`          // of the serial line; default 115200
+	Bitrate      int    `yaml:"bitrate"`       // of the bus; default 500000
+	NeverAnswers bool   `yaml:"never_answers"` // the adapter says nothing to commands, as some do
 }
 
 func (a *Agent) newSunSpec(in *Instrument) (bms.Reader, error) {
@@ -120,7 +121,7 @@ func (c *CAN) link() (open func(context.Context) (can.Bus, error), name string, 
 		if err != nil {
 			return nil, err
 		}
-		return can.OpenSLCAN(ctx, port, can.SLCANConfig{Bitrate: c.SLCAN.Bitrate})
+		return can.OpenSLCAN(ctx, port, can.SLCANConfig{Bitrate: c.SLCAN.Bitrate, Silent: c.SLCAN.NeverAnswers})
 	}, line.Path, nil
 }
 

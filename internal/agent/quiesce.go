@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/bus/sunspec"
 	"github.com/interlock-energy/ota/plant"
 	"github.com/interlock-energy/ota/plant/der"
@@ -157,6 +158,9 @@ func (a *Agent) newDER(d *DER, name, file string, progress func(string)) (plant.
 	if err != nil {
 		return nil, fmt.Errorf("der.%w", err)
 	}
+	if err := d.checkDeadMan(); err != nil {
+		return nil, err
+	}
 	c := der.Config{Name: name, Registers: unit, File: file, Control: der.Control(d.Control), NoDeadMan: d.NoDeadMan,
 		RatedW: d.RatedPower, Ramp: d.Ramp, MaxW: d.MaxPower, MaxA: d.MaxCurrent, Settle: time.Duration(d.Settle),
 		Timeout: time.Duration(orDefault(d.Timeout, Duration(quiesceTimeout))), Progress: progress}
@@ -190,6 +194,17 @@ func (a *Agent) newDER(d *DER, name, file string, progress func(string)) (plant.
 // between with some time to spare.
 func (a *Agent) deadMan() time.Duration {
 	return 10*time.Minute + 2*orDefault(a.cfg.rollbackTimeout(), rollbackTimeout)
+}
+
+// checkDeadMan refuses what contradicts itself, in the words of the configuration.
+func (d *DER) checkDeadMan() error {
+	switch standby := d.Control == string(der.Standby715) || d.Control == string(der.Standby802); {
+	case standby && !d.NoDeadMan:
+		return fmt.Errorf("der.control %s has no dead-man in SunSpec: a controller that never comes back leaves the plant in standby; accept that with no_dead_man: true, or use control: \"704\"", d.Control)
+	case d.NoDeadMan && d.DeadMan != 0:
+		return errors.New("der.dead_man and der.no_dead_man are both given; keep one")
+	}
+	return nil
 }
 
 func (a *Agent) newWriteList(w *WriteList, name, file string, progress func(string)) (plant.Action, error) {
@@ -275,6 +290,7 @@ func (a *Agent) plantSays(name, text string) {
 // suspendPlant runs the hook, which tells the application, and then brings the plant
 // to rest.
 func (a *Agent) suspendPlant(ctx context.Context) error {
+	a.notResumed.Store(nil)
 	if len(a.cfg.Hooks.Suspend.Command) > 0 {
 		if err := a.runHook(ctx, "suspend", &a.cfg.Hooks.Suspend); err != nil {
 			return err
@@ -298,5 +314,35 @@ func (a *Agent) resumePlant(ctx context.Context) error {
 	if len(a.cfg.Hooks.Resume.Command) > 0 {
 		errs = append(errs, a.runHook(ctx, "resume", &a.cfg.Hooks.Resume))
 	}
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	a.notResumed.Store(&err)
+	return err
+}
+
+// plantState says for people how the plant is while it is not at work; "" while it is.
+func (a *Agent) plantState() string {
+	if r := a.record.Load(); r == nil || !r.Quiesced {
+		return ""
+	}
+	if err := a.notResumed.Load(); err != nil && *err != nil {
+		return "QUIESCED, AND CANNOT BE RESUMED, trying again: " + (*err).Error()
+	}
+	return "quiesced for the update"
+}
+
+// plantWarnings say what of the configuration keeps a plant that works from updates.
+func (a *Agent) plantWarnings() (w []string) {
+	b := &a.cfg.Battery
+	if len(a.cfg.Quiesce) == 0 || a.read == nil {
+		return nil
+	}
+	if b.Standby == nil && thresholds(b).Standby {
+		w = append(w, "battery.rules recommended wants the system off or in standby, and the gate is asked before quiesce brings it there: a plant at work is never updated; "+
+			"set battery.standby: false, or true if only an idle plant is to be updated")
+	}
+	if a.suspend == ota.SuspendBeforeCheck && valueOr(a.cfg.Dwell, 1) != 0 {
+		w = append(w, "suspend is before_check: every check brings the plant to rest, and the gate's first no puts it back to work, also while it only waits for the dwell time; "+
+			"a battery that is not within its limits at work stays without updates; set suspend: before_restart")
+	}
+	return w
 }

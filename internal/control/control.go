@@ -64,6 +64,8 @@ type Status struct {
 	// ReadingError is why there are no readings, or why they cannot be relied on.
 	ReadingError string   `json:"reading_error,omitempty"`
 	Warnings     []string `json:"warnings,omitempty"` // what a person should change, for example that signatures are not verified
+	// Plant is how the plant is while it is quiesced, for people; "": it is at work, or not ours.
+	Plant string `json:"plant,omitempty"`
 	// Watchdog is the hardware that restarts a device which hangs; nil: none is configured.
 	Watchdog *watchdog.Status `json:"watchdog,omitempty"`
 	Evidence *EvidenceHead    `json:"evidence,omitempty"` // nil: nothing was written yet
