@@ -207,6 +207,11 @@ func ofAttempt(names []string, end string) (out []string) {
 
 // readEvidence reads a file whatever its name is; copies have others.
 func readEvidence(path string) ([]byte, error) {
+	if info, err := os.Stat(path); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("read %s: it is no regular file", path) // a pipe would be waited for
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err

@@ -64,7 +64,8 @@ func attemptOf(name string) string {
 }
 
 // List returns the names of the evidence in dir, oldest first. A directory that does
-// not exist holds none.
+// not exist holds none. Links, pipes and devices are none, whatever their names: they
+// would show other files to whoever may read evidence, or never end.
 func List(fsys durable.FS, dir string) ([]string, error) {
 	entries, err := fsys.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -75,7 +76,7 @@ func List(fsys durable.FS, dir string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if !e.IsDir() && namePattern.MatchString(e.Name()) {
+		if e.Type().IsRegular() && namePattern.MatchString(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}
@@ -89,19 +90,34 @@ func ReadFile(fsys durable.FS, dir, name string) ([]byte, error) {
 	if !namePattern.MatchString(name) {
 		return nil, fmt.Errorf("read evidence %.80q: %w", name, fs.ErrNotExist)
 	}
+	switch names, err := List(fsys, dir); {
+	case err != nil:
+		return nil, err
+	case !slices.Contains(names, name):
+		return nil, fmt.Errorf("read evidence %s: no file of that name is there: %w", name, fs.ErrNotExist)
+	}
 	return durable.ReadFile(fsys, filepath.Join(dir, name), MaxFile+MaxLine)
 }
 
-// split cuts data behind each newline; the last piece may have none.
+// split cuts data behind each newline; the last piece may have none. Beyond twice the
+// pieces that data can have if all of them are lines, neighbours that are too short for
+// a line stay together, so that a file of newlines does not cost a hundred times its size.
 func split(data []byte) [][]byte {
 	var out [][]byte
-	for len(data) > 0 {
-		n := bytes.IndexByte(data, '\n') + 1
-		if n == 0 {
-			n = len(data)
+	most := 2 * (len(data)/Page + 8)
+	from, short := 0, false // of the last piece
+	for at := 0; at < len(data); {
+		end := len(data)
+		if n := bytes.IndexByte(data[at:], '\n'); n >= 0 {
+			end = at + n + 1
 		}
-		out = append(out, data[:n:n])
-		data = data[n:]
+		if short && end-at < Page && len(out) >= most {
+			out[len(out)-1] = data[from:end:end]
+		} else {
+			out = append(out, data[at:end:end])
+			from, short = at, end-at < Page
+		}
+		at = end
 	}
 	return out
 }
