@@ -43,16 +43,19 @@ func TestREADMEGo(t *testing.T) {
 	}
 }
 
-// TestREADMEByHand runs what the README says to type.
+// TestREADMEByHand runs what the README says to type, in its order.
 func TestREADMEByHand(t *testing.T) {
 	var script string
-	for _, block := range blocks(t, "sh") {
-		if strings.HasPrefix(block, "# by hand") {
-			script = block
+	for _, first := range []string{"# by hand", "# a battery"} {
+		found := false
+		for _, block := range blocks(t, "sh") {
+			if strings.HasPrefix(block, first) {
+				script, found = script+block, true
+			}
 		}
-	}
-	if script == "" {
-		t.Fatal("the README has no block that begins with \"# by hand\"")
+		if !found {
+			t.Fatalf("the README has no block that begins with %q", first)
+		}
 	}
 	bin, dir := t.TempDir(), t.TempDir()
 	if out, err := exec.Command("go", "build", "-o", bin+"/", "./cmd/interlock", "./cmd/interlockd").CombinedOutput(); err != nil {
@@ -60,6 +63,7 @@ func TestREADMEByHand(t *testing.T) {
 	}
 	// Another port than the reader's, and an end for what runs in the background.
 	script = strings.ReplaceAll(script, "8443", freePort(t))
+	script = strings.ReplaceAll(script, "1502", freePort(t))
 	script = "set -eu\ntrap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n" + script
 	cmd := exec.Command("timeout", "120", "bash", "-c", script)
 	cmd.Dir = dir
@@ -75,7 +79,9 @@ func TestREADMEByHand(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if !regexp.MustCompile(`bess-0001 .*1\.0\.1 .*up to date`).Match(out) {
-		t.Errorf("the list does not show the device as up to date:\n%s", out)
+	for _, want := range []string{`bess-0001 .*1\.0\.1 .*up to date`, `bess-0001 .*1\.0\.2 .*up to date`, `name=converter step="at rest`, `the set-point is as it was found`} {
+		if !regexp.MustCompile(want).Match(out) {
+			t.Errorf("nothing shows %s:\n%s", want, out)
+		}
 	}
 }
