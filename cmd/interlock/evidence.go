@@ -260,6 +260,9 @@ func (c *evidenceVerifyCmd) Run(ctx context.Context, e *env) error {
 			wrong = append(wrong, fmt.Sprintf("%s: %s", v.Name, v.Problems[0].Text))
 		}
 	}
+	if len(all) > 0 && !slices.ContainsFunc(all, func(v evidence.Verdict) bool { return v.Head != "" || !v.OK() }) {
+		wrong = append(wrong, "there is not one whole line, so that nothing is proven")
+	}
 	found := ""
 	if c.Head != "" {
 		if found = findHead(all, c.Head); found == "" {
@@ -294,11 +297,18 @@ func printVerdicts(e *env, all []evidence.Verdict) {
 	for _, v := range all {
 		o := &v.Opened
 		word := "verified"
-		if !v.OK() {
+		switch {
+		case !v.OK():
 			word = "WRONG"
+		case v.Head == "":
+			word = "NOTHING"
 		}
-		fmt.Fprintf(e.stdout, "%s  %s\n  %s %s on %s: %s, %s to %s, %s\n  head %s\n", word, clean(v.Name), clean(o.Product), clean(o.Version), clean(o.Device),
-			count(v.Lines, "line"), date(v.First), date(v.Last), clean(or(v.How, "no end")), or(v.Head, "none"))
+		if fmt.Fprintf(e.stdout, "%s  %s\n", word, clean(v.Name)); v.Head == "" {
+			fmt.Fprintf(e.stdout, "  no whole line\n")
+		} else {
+			fmt.Fprintf(e.stdout, "  %s %s on %s: %s, %s to %s, %s\n  head %s\n", clean(o.Product), clean(o.Version), clean(o.Device),
+				count(v.Lines, "line"), date(v.First), date(v.Last), clean(or(v.How, "no end")), v.Head)
+		}
 		for _, p := range v.Problems {
 			fmt.Fprintf(e.stdout, "  %s: %s%s\n", strings.ToUpper(string(p.Fault)), when(p.Line > 0, fmt.Sprintf("line %d: ", p.Line)), clean(p.Text))
 		}
