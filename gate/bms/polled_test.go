@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,11 +17,11 @@ import (
 // readings as old as they are; and when the line hangs, they get too old.
 func TestPoller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		hangs, fails := false, false
+		var hangs, fails atomic.Bool
 		p := bms.NewPoller(func(ctx context.Context) (bms.Reading, error) {
 			r := bms.Measured(60, 20, 25, 1, time.Now())
 			wait := 3 * time.Second
-			if hangs {
+			if hangs.Load() {
 				wait = time.Hour
 			}
 			select {
@@ -28,7 +29,7 @@ func TestPoller(t *testing.T) {
 				return bms.Reading{}, ctx.Err()
 			case <-time.After(wait):
 			}
-			if fails {
+			if fails.Load() {
 				return bms.Reading{}, errors.New("exception 4")
 			}
 			return r, nil
@@ -56,10 +57,11 @@ func TestPoller(t *testing.T) {
 		ask("")
 		time.Sleep(1800 * time.Millisecond)
 		ask("") // 4.9 s old: the next one takes its time
-		fails = true
+		fails.Store(true)
 		time.Sleep(5 * time.Second)
 		ask("exception 4")
-		fails, hangs = false, true
+		fails.Store(false)
+		hangs.Store(true)
 		time.Sleep(20 * time.Second)
 		ask("no reading within 10s")
 		stop()
