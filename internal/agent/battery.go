@@ -117,7 +117,7 @@ func (a *Agent) newBattery(b *Battery) (bms.Reader, error) {
 			"set " + strings.Replace(batteryReaders, " and ", " or ", 1) + ", or none for a device that has no battery")
 	}
 	in := b.instrument()
-	read, err := a.newReader(&in, time.Duration(b.MaxAge))
+	read, err := a.newReader(&in)
 	if err != nil {
 		return nil, fmt.Errorf("battery%w", err)
 	}
@@ -126,7 +126,7 @@ func (a *Agent) newBattery(b *Battery) (bms.Reader, error) {
 	}
 	var others []bms.Reader
 	for i := range b.Compare {
-		other, err := a.newReader(&b.Compare[i], time.Duration(b.MaxAge))
+		other, err := a.newReader(&b.Compare[i])
 		if err != nil {
 			return nil, fmt.Errorf("battery.compare[%d]%w", i+1, err)
 		}
@@ -206,7 +206,7 @@ func (in *Instrument) check() error {
 }
 
 // newReader makes the reader of one instrument. Errors begin with the key, after a point.
-func (a *Agent) newReader(in *Instrument, maxAge time.Duration) (bms.Reader, error) {
+func (a *Agent) newReader(in *Instrument) (bms.Reader, error) {
 	switch in.Reader {
 	case "file":
 		if in.Path == "" {

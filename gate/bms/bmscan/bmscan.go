@@ -240,7 +240,7 @@ func reading(s *broadcast.State, source string, frozenAfter time.Duration, now t
 		r.Alarms = append(r.Alarms, "the last frame with alarms is not plausible")
 	}
 	if age := now.Sub(s.AlarmsAt); !s.AlarmsAt.IsZero() && age > max(3*s.AlarmsCycle, oldState) {
-		r.Alarms = append(r.Alarms, fmt.Sprintf("the frames with alarms stopped coming %v ago", age.Truncate(time.Second)))
+		r.Alarms = append(r.Alarms, "the frames with alarms have stopped coming")
 	}
 	if len(s.Missing) > 0 {
 		r.Warnings = append(r.Warnings, "frames that have not come: "+strings.Join(s.Missing, ", "))
