@@ -25,6 +25,7 @@ test:
 	test -z "$$(gofmt -l .)"
 	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m -skip '^Test(Matrix|Mutants)$$' ./...
+	$(GO) test -count 1 -run 'DoesNotAllocate$$' ./bus/modbus # not told by the race detector
 	$(GO) test -c -o $(BIN)/cuts.test ./otatest && $(BIN)/cuts.test -test.run '^TestMatrix$$'
 	$(GO) test -count 1 -timeout 20m ./internal/mutants
 	$(MAKE) cross
