@@ -39,6 +39,8 @@ type deviceCmd struct {
 	Watch      deviceWatchCmd      `cmd:"" help:"Print every change, until interrupted."`
 	Thresholds deviceThresholdsCmd `cmd:"" help:"Show or change the limits on the battery."`
 	Slots      deviceSlotsCmd      `cmd:"" help:"What the device can boot."`
+
+	Diagnostics deviceDiagnosticsCmd `cmd:"" help:"What the agent has counted; with --report, tell those who keep metrics."`
 }
 
 func (*deviceCmd) Help() string {

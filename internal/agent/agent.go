@@ -67,6 +67,8 @@ type Agent struct {
 	started  time.Time
 	alive    alive
 	witness  *witness
+	counters *counters
+	metrics  []metrics // who keeps them, if anybody
 	hub      control.Hub
 	events   chan event
 	restart  chan struct{} // the manager wants the device restarted; slot.run only
@@ -102,7 +104,8 @@ type Agent struct {
 // New checks cfg and returns the agent. It reads the files that cfg names, such
 // as keys, and changes nothing. Call [Agent.Run], or [Agent.Close].
 func New(cfg Config) (a *Agent, err error) {
-	a = &Agent{cfg: cfg, started: time.Now(), events: make(chan event, maxEvents),
+	now := time.Now()
+	a = &Agent{cfg: cfg, started: now, counters: newCounters(now), events: make(chan event, maxEvents),
 		restart: make(chan struct{}, 1), pushNow: make(chan struct{}, 1)}
 	if a.logFile, a.log, err = newLog(&cfg); err != nil {
 		return nil, fmt.Errorf("configure the agent: %w", err)

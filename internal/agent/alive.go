@@ -65,6 +65,7 @@ func (s watchedStore) Load() (ota.Record, error) {
 	r, err := s.Store.Load()
 	if err == nil {
 		s.a.record.Store(&r)
+		s.a.counters.found(&r)
 	}
 	return r, err
 }
@@ -74,6 +75,7 @@ func (s watchedStore) Save(r ota.Record) error {
 	err := s.Store.Save(r)
 	if err == nil {
 		s.a.record.Store(&r)
+		s.a.counters.saved(&r)
 	}
 	return err
 }

@@ -343,6 +343,7 @@ func (a *Agent) observe(ctx context.Context) {
 			a.readBattery(ctx)
 		case <-tick.C:
 			s := a.Snapshot()
+			a.counters.observed(s, time.Now())
 			if s.Reason != shown.Reason || s.State != shown.State || s.Status != shown.Status || s.Unsent != shown.Unsent || s.Latest != shown.Latest {
 				shown = s
 				a.publish(control.KindProgress)

@@ -67,7 +67,8 @@ func (a *Agent) newSources(version string) (*sourceSet, error) {
 	set.multi = &multi{verify: a.verify, enter: a.alive.enter, log: a.log, wake: make(chan struct{}, 1),
 		fits:    func(m *ota.Manifest) bool { return a.judge(m, version) == nil },
 		skipped: a.skipped, inHand: a.inHand,
-		checked: func(error) {
+		checked: func(err error) {
+			a.counters.checked(err)
 			select {
 			case set.checks <- struct{}{}:
 			default:

@@ -81,6 +81,8 @@ func Handler(d Device) http.Handler {
 		}
 		return write(w, http.StatusOK, s)
 	})
+	handle("GET "+PathDiagnostics, func(w http.ResponseWriter, r *http.Request) error { return diagnostics(w, r, d) })
+	handle("POST "+PathDiagnostics, func(w http.ResponseWriter, r *http.Request) error { return diagnostics(w, r, d) })
 	handle("GET "+PathThresholds, func(w http.ResponseWriter, _ *http.Request) error {
 		t, err := d.Thresholds()
 		if err != nil {
