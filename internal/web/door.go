@@ -5,21 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
-	"time"
+	"strings"
 
 	"github.com/interlock-energy/ota/api"
+	"github.com/interlock-energy/ota/internal/door"
 	"github.com/interlock-energy/ota/internal/fleet"
 )
-
-// What the clients of the document aws-s3-ota.md have room for, without the
-// byte that ends a C string.
-const (
-	maxDoorURL     = 511
-	maxDoorVersion = 31
-)
-
-const maxNotesHeader = 200 // bytes; the other document's clients have room for 255
 
 // current returns the release that a front door is about: of the group in the
 // path, for ?product=, which is needed only if the group has several.
@@ -27,7 +18,7 @@ func (s *Server) current(r *http.Request) (*fleet.Release, error) {
 	rel, err := s.fleet.Current(cmp.Or(r.PathValue("group"), api.DefaultGroup), r.URL.Query().Get("product"))
 	switch {
 	case errors.Is(err, fleet.ErrNotFound):
-		return nil, fail(http.StatusNotFound, "Firmware file not found", "") // the words of the document
+		return nil, door.Missing("")
 	case errors.Is(err, fleet.ErrConflict):
 		return nil, fail(http.StatusBadRequest, "which product?", err.Error())
 	}
@@ -42,30 +33,22 @@ func (s *Server) firmwareDocument(w http.ResponseWriter, r *http.Request) error 
 	}
 	im, err := rel.Image(r.URL.Query().Get("component"))
 	if err != nil {
-		return fail(http.StatusNotFound, "Firmware file not found", err.Error())
+		return door.Missing(err.Error())
 	}
 	base := s.cfg.PublicURL
 	if base == "" && r.TLS != nil {
 		base = "https://" + r.Host
 	}
-	if len(base) < 8 || base[:8] != "https://" {
-		return fail(http.StatusInternalServerError, "no https URL to give out", "these devices take https only: set the server's public URL to https://...")
+	if !strings.HasPrefix(base, "https://") {
+		return door.Fail("no https URL to give out", "these devices take https only: set the server's public URL to https://...")
 	}
-	if v := rel.Manifest.Version; len(v) > maxDoorVersion {
-		return fail(http.StatusInternalServerError, "version too long for these devices",
-			fmt.Sprintf("version %s is %d characters, these devices take %d", v, len(v), maxDoorVersion))
+	d := door.Document{Version: rel.Manifest.Version, URL: base + "/" + s.downloadPath(rel.Digest(), im.Component, s.expiry())}
+	if err := d.Check(door.MaxURL); err != nil {
+		return err
 	}
-	u := base + "/" + s.downloadPath(rel.Digest(), im.Component, s.expiry())
-	if len(u) > maxDoorURL {
-		return fail(http.StatusInternalServerError, "URL too long for these devices",
-			fmt.Sprintf("the URL is %d characters, these devices take %d", len(u), maxDoorURL))
-	}
-	w.Header().Set("Access-Control-Allow-Origin", "*")
-	w.Header().Set("Cache-Control", "no-cache")
-	return writeJSON(w, http.StatusOK, struct {
-		Version string `json:"version"`
-		URL     string `json:"url"`
-	}{rel.Manifest.Version, u})
+	door.SetHeaders(w.Header())
+	_, err = w.Write(d.JSON())
+	return ignoreGone(err)
 }
 
 // firmware serves the raw image with the headers of bess-ota-manager.md.
@@ -76,7 +59,7 @@ func (s *Server) firmware(w http.ResponseWriter, r *http.Request) error {
 	}
 	im, err := rel.Image(r.URL.Query().Get("component"))
 	if err != nil {
-		return fail(http.StatusNotFound, "Firmware file not found", err.Error())
+		return door.Missing(err.Error())
 	}
 	describe(w, rel, im.MD5, im.SHA256.String())
 	return s.sendFile(w, r, rel, im.Component)
@@ -95,18 +78,14 @@ func (s *Server) bundleFile(w http.ResponseWriter, r *http.Request) error {
 
 // describe sets the headers of bess-ota-manager.md.
 func describe(w http.ResponseWriter, rel *fleet.Release, md5, sha256 string) {
-	m, h := rel.Manifest, w.Header()
-	h.Set(api.HeaderFirmwareVersion, m.Version)
-	h.Set("X-Firmware-MD5", md5)
-	h.Set("X-Firmware-SHA256", sha256)
-	if notes := oneLine(m.Notes, maxNotesHeader); notes != "" {
-		h.Set("X-Firmware-Notes", notes)
-	}
-	h.Set("X-Firmware-Mandatory", strconv.FormatBool(m.Mandatory))
-	h.Set("X-Firmware-Reboot", strconv.FormatBool(!m.NoReboot))
-	if m.Limits.MinSoC != nil {
-		h.Set("X-Firmware-MinSoC", strconv.FormatFloat(*m.Limits.MinSoC, 'f', -1, 64))
-	}
-	h.Set("X-Firmware-Published", rel.Published.UTC().Format(time.RFC3339))
-	h.Set("Cache-Control", "no-cache")
+	m := rel.Manifest
+	door.Firmware{Version: m.Version, MD5: md5, SHA256: sha256, Notes: m.Notes, Mandatory: m.Mandatory, Reboot: !m.NoReboot,
+		MinSoC: m.Limits.MinSoC, Published: rel.Published}.SetHeaders(w.Header())
+}
+
+// writeDoorError answers in the form of the document aws-s3-ota.md.
+func writeDoorError(w http.ResponseWriter, r *http.Request, e *httpError) {
+	w.Header().Set("Access-Control-Allow-Origin", "*")
+	e.head(w, "application/json")
+	w.Write((&door.Error{Text: e.text, Details: e.hint}).JSON())
 }

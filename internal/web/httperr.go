@@ -10,6 +10,7 @@ import (
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/api"
+	"github.com/interlock-energy/ota/internal/door"
 	"github.com/interlock-energy/ota/internal/fleet"
 )
 
@@ -32,6 +33,9 @@ func classify(err error) *httpError {
 	var tooLarge *http.MaxBytesError
 	if e, ok := errors.AsType[*httpError](err); ok {
 		return e
+	}
+	if e, ok := errors.AsType[*door.Error](err); ok {
+		return &httpError{status: e.Status, text: e.Text, hint: e.Details}
 	}
 	e := &httpError{text: err.Error()}
 	switch {
@@ -74,17 +78,6 @@ func (e *httpError) head(w http.ResponseWriter, contentType string) {
 func writeError(w http.ResponseWriter, r *http.Request, e *httpError) {
 	e.head(w, "application/json")
 	json.NewEncoder(w).Encode(api.Error{Error: e.text, Hint: e.hint})
-}
-
-// writeDoorError answers in the form of the document aws-s3-ota.md.
-func writeDoorError(w http.ResponseWriter, r *http.Request, e *httpError) {
-	body := map[string]string{"error": e.text}
-	if e.hint != "" {
-		body["details"] = e.hint
-	}
-	w.Header().Set("Access-Control-Allow-Origin", "*")
-	e.head(w, "application/json")
-	json.NewEncoder(w).Encode(body)
 }
 
 // writePageError answers people: those who are not logged in go to the form.
