@@ -45,7 +45,10 @@ package bundle
 
 import (
 	"bytes"
+	"crypto/md5" //nolint:gosec // for old clients; SHA-256 decides
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -183,6 +186,44 @@ func (f *File) VerifyAll(k *Keys, progress func(done, total int64)) (*ota.Manife
 		return nil, err
 	}
 	return m, nil
+}
+
+// Sums are the hashes of a bundle file that its manifest need not have.
+type Sums struct {
+	SHA256 ota.Hash // of the file
+	MD5    string   // of the file, hex
+	Images []string // MD5 of each image, hex, in the manifest's order
+}
+
+// Check compares the whole file with m, which must be what a verifier made of
+// [File.Signed]: every chunk and hash of every image, and that the file ends with
+// the last image. It reads the file once. It is for those who hand bundles on:
+// with a manifest that [Unsigned] made, it says that the file is whole, and
+// nothing of who made it.
+func (f *File) Check(m *ota.Manifest) (Sums, error) {
+	if err := f.checkSize(m); err != nil {
+		return Sums{}, err
+	}
+	whole, old := sha256.New(), md5.New()
+	all := io.MultiWriter(whole, old) // hashes return no errors
+	all.Write(header(len(f.envelope)))
+	all.Write(f.envelope)
+	var s Sums
+	for i := range m.Images {
+		im := &m.Images[i]
+		r, err := f.Image(m, im)
+		if err != nil {
+			return Sums{}, err
+		}
+		image := md5.New()
+		if err := copyImage(io.MultiWriter(all, image), r, im, nil); err != nil {
+			return Sums{}, fmt.Errorf("check image %s: %w", im.Component, err)
+		}
+		s.Images = append(s.Images, hex.EncodeToString(image.Sum(nil)))
+	}
+	whole.Sum(s.SHA256[:0])
+	s.MD5 = hex.EncodeToString(old.Sum(nil))
+	return s, nil
 }
 
 func (f *File) verifyImages(m *ota.Manifest, progress func(done, total int64)) error {

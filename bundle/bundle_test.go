@@ -2,11 +2,15 @@ package bundle
 
 import (
 	"bytes"
+	"crypto/md5"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -310,5 +314,36 @@ func TestImageOffsetRefuses(t *testing.T) {
 			t.Errorf("%s: got offset %d, want 0", tc.name, offset)
 		}
 		wantRefused(t, nil, err, tc.want)
+	}
+}
+
+// Check says what VerifyAll says of the bytes, and has the hashes that are not in
+// the manifest.
+func TestCheck(t *testing.T) {
+	golden := readFile(t, "testdata/format1-ed25519.bundle")
+	f := openBytes(t, golden)
+	m, err := Unsigned(f.Signed())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := f.Check(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := HeaderSize + len(f.Signed())
+	sum := func(b []byte) string { s := md5.Sum(b); return hex.EncodeToString(s[:]) }
+	want := Sums{SHA256: sha256.Sum256(golden), MD5: sum(golden), Images: []string{sum(golden[n : n+5200]), sum(golden[n+5200:])}}
+	if got.SHA256 != want.SHA256 || got.MD5 != want.MD5 || !slices.Equal(got.Images, want.Images) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	for at := n; at < len(golden); at += 97 {
+		bad := bytes.Clone(golden)
+		bad[at] ^= 1
+		_, err := openBytes(t, bad).Check(m)
+		wantRefused(t, nil, err, "check image ")
+	}
+	for _, bad := range [][]byte{golden[:len(golden)-1], golden[:n+1], append(bytes.Clone(golden), 0)} {
+		_, err := openBytes(t, bad).Check(m)
+		wantRefused(t, nil, err, "bytes, want")
 	}
 }

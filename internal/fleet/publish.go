@@ -3,9 +3,7 @@ package fleet
 import (
 	"cmp"
 	"context"
-	"crypto/md5"
 	"database/sql"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -125,43 +123,16 @@ func (r *Release) read(file io.ReaderAt, in blob.Info, verify ota.Verify) error 
 	if err != nil {
 		return err
 	}
-	switch want := bundle.Size(len(b.Signed()), m); {
-	case in.Size < want:
-		return fmt.Errorf("check the bundle: %w: truncated: it has %d bytes, want %d", ota.ErrValidation, in.Size, want)
-	case in.Size > want:
-		return fmt.Errorf("check the bundle: %w: extended: it has %d bytes, want %d", ota.ErrValidation, in.Size, want)
+	sums, err := b.Check(m)
+	if err != nil {
+		return err
 	}
-	sums := map[string]string{}
+	md5s := map[string]string{}
 	for i := range m.Images {
-		im := &m.Images[i]
-		part, err := b.Image(m, im)
-		if err != nil {
-			return err
-		}
-		sum := md5.New()
-		got, err := bundle.DescribeImage(im.Component, io.TeeReader(part, sum), im.ChunkSize, false)
-		if err != nil {
-			return fmt.Errorf("check image %s: %w", im.Component, err)
-		}
-		if got.SHA256 != im.SHA256 || got.Size != im.Size {
-			return fmt.Errorf("check image %s: %w: its SHA-256 is %v, want %v", im.Component, ota.ErrValidation, got.SHA256, im.SHA256)
-		}
-		for n := range im.Chunks { // as many as in got: both follow from the size
-			if got.Chunks[n] != im.Chunks[n] {
-				return fmt.Errorf("check image %s: %w: chunk %d has SHA-256 %v, want %v", im.Component, ota.ErrValidation, n, got.Chunks[n], im.Chunks[n])
-			}
-		}
-		sums[im.Component] = hex.EncodeToString(sum.Sum(nil))
-		if im.MD5 != "" && im.MD5 != sums[im.Component] {
-			return fmt.Errorf("check image %s: %w: its MD5 is %s, want %s", im.Component, ota.ErrValidation, sums[im.Component], im.MD5)
-		}
+		md5s[m.Images[i].Component] = sums.Images[i]
 	}
-	whole := md5.New()
-	if _, err := io.Copy(whole, io.NewSectionReader(file, 0, in.Size)); err != nil {
-		return fmt.Errorf("read the bundle: %w", err)
-	}
-	r.Bundle = Bundle{in.Key, in.Size, hex.EncodeToString(whole.Sum(nil))}
-	return r.fill(m, b.Signed(), sums)
+	r.Bundle = Bundle{in.Key, in.Size, sums.MD5}
+	return r.fill(m, b.Signed(), md5s)
 }
 
 // store writes rel and what o says, in one commit. kept says, for people, why
