@@ -23,10 +23,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
-
-	"github.com/interlock-energy/ota"
 )
 
 // Limits of the service ("AWS IoT Core MQTT-based file delivery", quotas).
@@ -48,7 +45,8 @@ type Conn interface {
 
 	// Subscribe calls handle for every message that matches filter, from when it
 	// returns until unsubscribe is called or ctx ends, also after the connection was
-	// lost and came back. Handle must return quickly, and keeps no payload.
+	// lost and came back. Handle must return quickly, and keeps no payload. Others may
+	// have subscribed to the same filter: each gets every message, until its own end.
 	Subscribe(ctx context.Context, filter string, handle func(topic string, payload []byte)) (unsubscribe func(), err error)
 }
 
@@ -71,20 +69,17 @@ type Options struct {
 
 	Version   int           // of the stream, from 1; default: 0, which takes any
 	Format    Format        // default CBOR
-	BlockSize int           // bytes in one message; a power of two; default 16 KiB
+	BlockSize int           // bytes in one message; default 16 KiB
 	Window    int           // bytes that are asked for or received, and not yet read; default 256 KiB
 	Patience  time.Duration // without any block, after which Read fails; default 2 min
 }
 
-// Errors beside those of package ota.
-var (
-	// ErrStale says that the stream is not what the job said any more: gone, of
-	// another version, or of a file that was replaced. Get the job again.
-	ErrStale = errors.New("the stream is not what the job says; get the job again")
-)
+// ErrStale says that the stream is not what the job said any more: gone, of another
+// version, or of a file that was replaced. Get the job again.
+var ErrStale = errors.New("the stream is not what the job says; get the job again")
 
 // Rejected is the service's refusal of a request. It wraps [ErrStale] if its code
-// says so, and one of [ota.ErrAuthentication] and [ota.ErrServer].
+// says so, and one of ota.ErrAuthentication and ota.ErrServer.
 type Rejected struct {
 	Code    string // for example ResourceNotFound
 	Message string
@@ -99,16 +94,4 @@ type Description struct {
 	Version int
 	Text    string
 	Files   map[int]int64 // sizes in bytes, by file ID
-}
-
-// Open returns the file from o.Offset on. Cancelling ctx unblocks a Read. Close
-// it when done. Errors of Read wrap [ota.ErrConnectivity] if nothing comes for
-// o.Patience, which Open with another offset can mend, or are a [*Rejected].
-func Open(ctx context.Context, conn Conn, o Options) (io.ReadCloser, error) {
-	return nil, fmt.Errorf("open stream %s: %w: not written yet", o.Stream, ota.ErrInternal)
-}
-
-// Describe asks what a stream has; of o it needs Thing, Stream and Format.
-func Describe(ctx context.Context, conn Conn, o Options) (Description, error) {
-	return Description{}, fmt.Errorf("describe stream %s: %w: not written yet", o.Stream, ota.ErrInternal)
 }
