@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/interlock-energy/ota/internal/blob"
@@ -111,16 +112,30 @@ func (s *Server) sendFile(w http.ResponseWriter, r *http.Request, rel *fleet.Rel
 	h.Set("ETag", `"`+sum.String()+`"`)
 	h.Set("Accept-Ranges", "bytes")
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-	http.ServeContent(&slowWriter{w, http.NewResponseController(w)}, r, "", rel.Published, &section{f, offset, size, 0})
+	http.ServeContent(&slowWriter{w, http.NewResponseController(w)}, r, "", rel.Published, content(&section{f, offset, size, 0}))
 	return nil
 }
 
-// section is a part of a file as a file of its own. Unlike io.SectionReader it
-// keeps the kernel's own copying from file to socket possible, which looks for
-// the methods of *os.File. It must be used by one goroutine.
+// section is a part of a file as a file of its own. It must be used by one
+// goroutine.
 type section struct {
 	*blob.File
 	base, size, at int64
+}
+
+// onDisk is a section of a file of this machine. Unlike io.SectionReader it keeps
+// the kernel's own copying from file to socket possible, which looks for
+// syscall.Conn.
+type onDisk struct {
+	*section
+	syscall.Conn
+}
+
+func content(s *section) io.ReadSeeker {
+	if c, ok := s.File.ReadSeekCloser.(syscall.Conn); ok {
+		return onDisk{s, c}
+	}
+	return s
 }
 
 func (s *section) Seek(offset int64, whence int) (int64, error) {
