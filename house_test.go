@@ -11,9 +11,11 @@ const module = "github.com/interlock-energy/ota"
 
 // TestArrows keeps data flowing one way: what each package must not need.
 func TestArrows(t *testing.T) {
+	aws := []string{"github.com/aws", "github.com/eclipse", "github.com/mochi-mqtt", "github.com/fxamacker", module + "/source/awsiot", module + "/internal/cloudwatch"}
 	server := []string{module + "/internal/web", module + "/internal/fleet", module + "/internal/rollout", module + "/internal/blob"}
 	for _, c := range []struct {
 		of   string   // a pattern of packages
+		tags string   // of the build
 		not  []string // these, and whatever is below them
 		only []string // nothing of ours but these and what is below them; nil: anything
 	}{
@@ -28,6 +30,10 @@ func TestArrows(t *testing.T) {
 		{of: "./slot/...", not: append([]string{"net/http", "os/exec"}, server...)},
 		{of: "./source/https", not: append([]string{"os/exec", module + "/slot", module + "/gate", module + "/source/media"}, server...)},
 		{of: "./source/media", not: append([]string{"net/http", "os/exec", module + "/slot", module + "/gate", module + "/source/https"}, server...)},
+		{of: "./source/awsiot/...", not: append([]string{"os/exec", module + "/slot", module + "/gate", module + "/source/https", module + "/source/media", module + "/internal/agent"}, server...)},
+		{of: "./internal/agent", not: append(slices.Clone(aws), server...)},
+		{of: "./cmd/interlockd", tags: "noaws", not: aws},
+		{of: "./internal/blob", not: aws},
 		{of: "./plant", not: []string{"net/http", "os/exec", "net"}, only: []string{}},
 		{of: "./plant/der", not: []string{"net/http", "os/exec", "net"}, only: []string{"plant", "plant/internal/memory", "bus/sunspec", "internal/durable"}},
 		{of: "./plant/modbus", not: []string{"net/http", "os/exec", "net"}, only: []string{"plant", "plant/internal/memory", "internal/durable"}},
@@ -35,8 +41,8 @@ func TestArrows(t *testing.T) {
 		{of: "./cmd/interlockd", not: append([]string{"database/sql", "modernc.org", "github.com/alecthomas"}, server...)},
 		{of: "./internal/fleet", not: []string{module + "/internal/web", module + "/internal/agent"}},
 	} {
-		t.Run(c.of, func(t *testing.T) {
-			out, err := exec.Command("go", "list", "-deps", c.of).CombinedOutput()
+		t.Run(c.of+c.tags, func(t *testing.T) {
+			out, err := exec.Command("go", "list", "-deps", "-tags", c.tags, c.of).CombinedOutput()
 			if err != nil {
 				t.Fatalf("go list: %v\n%s", err, out)
 			}

@@ -86,6 +86,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, exitConfig, err, "every key is explained in docs/configuration.md")
 	}
 	cfg.Getenv, cfg.Version, cfg.Built = os.Getenv, release, built
+	cfg.AWS = newAWS()
 	a, err := agent.New(cfg)
 	if err != nil {
 		return fail(stderr, exitConfig, fmt.Errorf("%w (in %s)", err, *config), "every key is explained in docs/configuration.md")

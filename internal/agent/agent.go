@@ -57,7 +57,9 @@ type Agent struct {
 	cfg      Config
 	log      *slog.Logger
 	logFile  *logfile.Writer // or nil
+	cloud    CloudLog        // or nil
 	verify   ota.Verify
+	keys     ota.Verify // of releases, without what code signing adds; nil: nothing is verified
 	read     bms.Reader // nil: no battery
 	guard    *bms.Guard // nil: no battery
 	gate     ota.Gate
@@ -107,8 +109,14 @@ func New(cfg Config) (a *Agent, err error) {
 	now := time.Now()
 	a = &Agent{cfg: cfg, started: now, counters: newCounters(now), events: make(chan event, maxEvents),
 		restart: make(chan struct{}, 1), pushNow: make(chan struct{}, 1)}
-	if a.logFile, a.log, err = newLog(&cfg); err != nil {
+	if a.cfg.Getenv == nil {
+		a.cfg.Getenv = func(string) string { return "" }
+	}
+	if a.logFile, a.cloud, a.log, err = newLog(&a.cfg); err != nil {
 		return nil, fmt.Errorf("configure the agent: %w", err)
+	}
+	if a.cloud != nil {
+		a.metrics = append(a.metrics, a.cloud)
 	}
 	if err := a.fill(); err != nil {
 		a.Close()
@@ -124,9 +132,6 @@ func (a *Agent) fill() (err error) {
 	c.StateDir = orDefault(c.StateDir, DefaultStateDir)
 	c.Control.Socket = orDefault(c.Control.Socket, control.DefaultSocket)
 	c.Slot.Component = orDefault(c.Slot.Component, defaultComponent)
-	if c.Getenv == nil {
-		c.Getenv = func(string) string { return "" }
-	}
 	a.alive.limit = time.Duration(orDefault(c.Watchdog.MaxCall, Duration(defaultMaxCall)))
 	if err := c.check(); err != nil {
 		return err
@@ -134,7 +139,7 @@ func (a *Agent) fill() (err error) {
 	if a.suspend, err = suspendAt(c.Suspend); err != nil {
 		return err
 	}
-	if a.verify, err = newVerify(c); err != nil {
+	if a.verify, a.keys, err = newVerify(c); err != nil {
 		return err
 	}
 	if a.read, err = a.newBattery(&c.Battery); err != nil {
@@ -183,15 +188,22 @@ func (a *Agent) fill() (err error) {
 	return err
 }
 
-// Close ends the log file. Run does it, too.
+// Close ends the logs. Run does it, too.
 func (a *Agent) Close() {
-	if a.logFile == nil {
+	if a.logFile == nil && a.cloud == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	if err := a.logFile.Close(ctx); err != nil {
-		a.log.Warn("close the log file", "error", err)
+	if a.cloud != nil {
+		if err := a.cloud.Close(ctx); err != nil {
+			a.log.Warn("send the rest of the log", "error", err)
+		}
+	}
+	if a.logFile != nil {
+		if err := a.logFile.Close(ctx); err != nil {
+			a.log.Warn("close the log file", "error", err)
+		}
 	}
 }
 
@@ -248,6 +260,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		wg.Go(func() { a.poller.Run(ctx) })
 	}
 	wg.Go(func() { a.observe(ctx) })
+	if a.cloud != nil {
+		wg.Go(func() { a.runCloud(ctx) })
+	}
 	wg.Go(func() { a.runEvents(ctx) })
 	a.notify(notify, sdnotify.Ready)
 	defer a.notify(notify, sdnotify.Stopping)

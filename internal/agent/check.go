@@ -193,11 +193,12 @@ func suspendAt(s string) (ota.SuspendAt, error) {
 	return 0, fmt.Errorf("suspend is %q, want before_restart or before_check", s)
 }
 
-// newLog makes the log. The writer is nil if no file is configured.
-func newLog(c *Config) (*logfile.Writer, *slog.Logger, error) {
+// newLog makes the log, and the places it goes to that have to be closed: each is
+// nil if it is not configured.
+func newLog(c *Config) (file *logfile.Writer, cloud CloudLog, log *slog.Logger, err error) {
 	level, err := logLevel(c.Logs.Level, slog.LevelInfo)
 	if err != nil {
-		return nil, nil, fmt.Errorf("logs.level: %w", err)
+		return nil, nil, nil, fmt.Errorf("logs.level: %w", err)
 	}
 	var handlers []slog.Handler
 	if c.Log != nil {
@@ -205,21 +206,26 @@ func newLog(c *Config) (*logfile.Writer, *slog.Logger, error) {
 	} else if valueOr(c.Logs.Console, true) {
 		handlers = append(handlers, slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	}
-	var w *logfile.Writer
+	if cloud, err = newCloudLog(c, level); err != nil {
+		return nil, nil, nil, err
+	}
+	if cloud != nil {
+		handlers = append(handlers, cloud.Handler())
+	}
 	if f := c.Logs.File; f != nil {
 		if f.Path == "" {
-			return nil, nil, errors.New("logs.file.path is missing")
+			return nil, nil, nil, errors.New("logs.file.path is missing")
 		}
 		fileLevel, err := logLevel(f.Level, level)
 		if err != nil {
-			return nil, nil, fmt.Errorf("logs.file.level: %w", err)
+			return nil, nil, nil, fmt.Errorf("logs.file.level: %w", err)
 		}
-		if w, err = logfile.New(logfile.Config{Path: f.Path, MaxSize: f.MaxSize, Files: f.Files, Level: fileLevel}); err != nil {
-			return nil, nil, fmt.Errorf("logs.file: %w", err)
+		if file, err = logfile.New(logfile.Config{Path: f.Path, MaxSize: f.MaxSize, Files: f.Files, Level: fileLevel}); err != nil {
+			return nil, nil, nil, fmt.Errorf("logs.file: %w", err)
 		}
-		handlers = append(handlers, w.Handler())
+		handlers = append(handlers, file.Handler())
 	}
-	return w, slog.New(logfile.Tee(handlers...)), nil
+	return file, cloud, slog.New(logfile.Tee(handlers...)), nil
 }
 
 func logLevel(s string, byDefault slog.Level) (slog.Level, error) {

@@ -55,6 +55,7 @@ type Config struct {
 	Getenv  func(string) string `yaml:"-"` // for NOTIFY_SOCKET and the like; default: an empty environment
 	Version string              `yaml:"-"` // of the agent's software, for the server; default "dev"
 	Built   time.Time           `yaml:"-"` // of the agent's software, a lower bound of the time
+	AWS     AWS                 `yaml:"-"` // what sources of kind aws_iot and logs.cloudwatch are made with; nil: there are none
 }
 
 // Device says which device this is.
@@ -69,8 +70,9 @@ type Device struct {
 
 // Source is one place that releases come from.
 type Source struct {
-	Kind   string  `yaml:"kind"` // https, media, sd_card, usb; default: that of the only section given
+	Kind   string  `yaml:"kind"` // https, aws_iot, media, sd_card, usb; default: that of the only section given
 	HTTPS  *HTTPS  `yaml:"https"`
+	AWSIoT *AWSIoT `yaml:"aws_iot"`
 	Media  *Media  `yaml:"media"`
 	SDCard *SDCard `yaml:"sd_card"`
 	USB    *USB    `yaml:"usb"`
@@ -155,6 +157,8 @@ type Logs struct {
 	Level   string   `yaml:"level"`   // debug, info (default), warn, error
 	Console *bool    `yaml:"console"` // default true: standard error
 	File    *LogFile `yaml:"file"`
+
+	CloudWatch *CloudWatch `yaml:"cloudwatch"`
 }
 
 // LogFile is a log on a medium such as an SD card.

@@ -84,12 +84,21 @@ func (a *Agent) Warnings() (w []string) {
 		if s.HTTPS != nil && s.HTTPS.AllowPlain {
 			w = append(w, "https.allow_plain is true: everybody on the way can read the token, and can hide updates")
 		}
+		if s.AWSIoT != nil && s.AWSIoT.AllowPlain {
+			w = append(w, "aws_iot.allow_plain is true: everybody on the way can take the device's place, and can hide updates")
+		}
+		if s.AWSIoT != nil && len(s.AWSIoT.CodeSigningFiles) > 0 {
+			w = append(w, "aws_iot.code_signing_files is set: raw images under code signing are taken, of which product and version are not signed")
+		}
 	}
 	if d := a.Watchdog(); d != nil && d.Why != "" && d.State != watchdog.Busy {
 		w = append(w, fmt.Sprintf("the hardware watchdog is %s: %s", d.State, d.Why))
 	}
 	if h := a.evidenceHead(); h != nil && h.Error != "" {
 		w = append(w, "no evidence is kept of updates, and none is begun: "+h.Error)
+	}
+	if a.cloud != nil && a.cloud.Err() != nil {
+		w = append(w, fmt.Sprintf("the log does not get to CloudWatch: %v", a.cloud.Err()))
 	}
 	if a.logFile != nil && a.logFile.Err() != nil {
 		w = append(w, fmt.Sprintf("the log file cannot be written: %v", a.logFile.Err()))

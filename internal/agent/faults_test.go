@@ -303,7 +303,11 @@ func TestServersWishIsBounded(t *testing.T) {
 		{"a long wish", ota.SuspendBeforeRestart, []*https.Source{week}, 7 * 24 * time.Hour},
 		{"a long wish of one of two", ota.SuspendBeforeRestart, []*https.Source{week, none}, time.Hour},
 	} {
-		a := &Agent{cfg: Config{CheckInterval: Duration(time.Hour)}, suspend: tt.suspend, sources: &sourceSet{https: tt.https}}
+		set := &sourceSet{}
+		for _, s := range tt.https {
+			set.servers = append(set.servers, s)
+		}
+		a := &Agent{cfg: Config{CheckInterval: Duration(time.Hour)}, suspend: tt.suspend, sources: set}
 		if got := a.interval(); got != tt.want {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
 		}

@@ -123,9 +123,12 @@ var knownKeys = map[string][]string{
 		"automatic_update", "allow_rollback", "rollback_timeout", "rollback_timeout_ms", "validation_time", "max_tries", "retries", "retry_delay",
 		"stall_timeout", "max_backoff", "soak", "suspend", "battery", "dwell", "windows", "health", "quiesce", "hooks", "logs", "slot", "control", "watchdog"},
 	"Device": {"id", "product", "hardware", "version", "version_file", "security_version"},
-	"Source": {"kind", "https", "media", "sd_card", "usb"},
+	"Source": {"kind", "https", "aws_iot", "media", "sd_card", "usb"},
 	"HTTPS": {"url", "kind", "cert_pem", "cert_pem_file", "basic_auth_user", "basic_auth_pass", "basic_auth_pass_file", "token", "token_file",
 		"client_cert_file", "client_key_file", "allow_plain", "read_buffer", "connect_timeout", "response_timeout"},
+	"AWSIoT": {"endpoint", "thing", "client_id", "topic", "jobs_prefix", "cert_pem", "cert_pem_file", "client_cert_file", "client_key_file",
+		"download_cert_pem_file", "code_signing_files", "max_file", "step_timeout", "keepalive", "session_expiry", "status_interval",
+		"connect_timeout", "allow_plain"},
 	"Media":  {"path", "poll"},
 	"SDCard": {"filepath"},
 	"USB":    {"device_path"},
@@ -153,19 +156,21 @@ var knownKeys = map[string][]string{
 	"Health":      {"name", "command", "http", "tcp", "battery", "timeout"},
 	"Hooks":       {"check_start", "suspend", "resume", "event"},
 	"Hook":        {"command", "timeout"},
-	"Logs":        {"level", "console", "file"},
+	"Logs":        {"level", "console", "file", "cloudwatch"},
 	"LogFile":     {"path", "max_size", "files", "level"},
-	"Slot":        {"kind", "dir", "components", "boot_file", "capacity", "run", "component", "factory", "start_timeout", "stop_grace", "unprotected", "booted", "reboot", "uboot", "grub", "esp32", "tryboot", "sdboot"},
-	"UBoot":       {"scheme", "names", "attempts", "parts", "env", "allow_single", "flags", "big_endian", "lock"},
-	"EnvPlace":    {"path", "offset", "size"},
-	"ESP32":       {"flash", "table_offset", "flash_size", "rollback", "anti_rollback", "secure_version", "chip", "revision", "key_digests"},
-	"Tryboot":     {"autoboot", "partitions", "boot_component"},
-	"SDBoot":      {"dir", "entries", "names"},
-	"SDEntry":     {"name", "text"},
-	"GRUB":        {"env", "env2", "names"},
-	"Booted":      {"command", "cmdline"},
-	"Control":     {"socket"},
-	"Watchdog":    {"device", "timeout", "hold", "max_call"},
+	"CloudWatch": {"group", "stream", "region", "endpoint", "create_group", "level", "every", "max_spool", "namespace", "metrics_every",
+		"credential_endpoint", "role_alias", "thing", "client_cert_file", "client_key_file", "credentials_file", "profile", "cert_pem_file"},
+	"Slot":     {"kind", "dir", "components", "boot_file", "capacity", "run", "component", "factory", "start_timeout", "stop_grace", "unprotected", "booted", "reboot", "uboot", "grub", "esp32", "tryboot", "sdboot"},
+	"UBoot":    {"scheme", "names", "attempts", "parts", "env", "allow_single", "flags", "big_endian", "lock"},
+	"EnvPlace": {"path", "offset", "size"},
+	"ESP32":    {"flash", "table_offset", "flash_size", "rollback", "anti_rollback", "secure_version", "chip", "revision", "key_digests"},
+	"Tryboot":  {"autoboot", "partitions", "boot_component"},
+	"SDBoot":   {"dir", "entries", "names"},
+	"SDEntry":  {"name", "text"},
+	"GRUB":     {"env", "env2", "names"},
+	"Booted":   {"command", "cmdline"},
+	"Control":  {"socket"},
+	"Watchdog": {"device", "timeout", "hold", "max_call"},
 }
 
 // nearest returns the known word that s is a misspelling of, if one is near.
@@ -226,6 +231,9 @@ func (c *Config) resolve(dir string) {
 	if c.Logs.File != nil {
 		paths = append(paths, &c.Logs.File.Path)
 	}
+	if w := c.Logs.CloudWatch; w != nil {
+		paths = append(paths, &w.ClientCertFile, &w.ClientKeyFile, &w.CredentialsFile, &w.CertPEMFile)
+	}
 	sources := slices.Clone(c.Sources)
 	if c.Source != nil {
 		sources = append(sources, *c.Source)
@@ -233,6 +241,12 @@ func (c *Config) resolve(dir string) {
 	for _, s := range sources { // the sections are pointers
 		if h := s.HTTPS; h != nil {
 			paths = append(paths, &h.CertPEMFile, &h.BasicAuthPassFile, &h.TokenFile, &h.ClientCertFile, &h.ClientKeyFile)
+		}
+		if i := s.AWSIoT; i != nil {
+			paths = append(paths, &i.CertPEMFile, &i.ClientCertFile, &i.ClientKeyFile, &i.DownloadCertPEMFile)
+			for n := range i.CodeSigningFiles {
+				paths = append(paths, &i.CodeSigningFiles[n])
+			}
 		}
 		if s.Media != nil {
 			paths = append(paths, &s.Media.Path)

@@ -20,10 +20,20 @@ const (
 	pushTimeout = 10 * time.Second       // for one
 )
 
+// server is a source that wants to know what this device does.
+type server interface {
+	Status(ctx context.Context, u api.StatusUpdate) error
+}
+
+// poller is a source whose other side may say when it wants to be asked again.
+type poller interface {
+	PollInterval() time.Duration
+}
+
 // sourceSet is the sources of one boot.
 type sourceSet struct {
 	*multi
-	https   []*https.Source
+	servers []server
 	to      []ota.Reporter
 	explain func(ota.Report) ota.Report
 	checks  chan struct{} // has room for one; receives after each check
@@ -50,6 +60,8 @@ func (a *Agent) sourceNames() (names []string) {
 			}
 			u.User, u.RawQuery = nil, "" // may be secrets
 			names = append(names, fmt.Sprintf("https %s %s", orDefault(s.HTTPS.Kind, "server"), u))
+		case "aws_iot":
+			names = append(names, fmt.Sprintf("aws_iot %s as %s", s.AWSIoT.Endpoint, orDefault(s.AWSIoT.Thing, a.cfg.Device.ID)))
 		case "media":
 			names = append(names, "media "+s.Media.Path)
 		case "sd_card":
@@ -86,13 +98,11 @@ func (a *Agent) newSources(version string) (*sourceSet, error) {
 		}
 		kind, _ := configured[i].kind() // newSource has looked
 		set.sources = append(set.sources, named{kind, s})
-		h, ok := s.(*https.Source)
-		if !ok {
-			continue
+		if to, ok := s.(server); ok {
+			set.servers = append(set.servers, to)
 		}
-		set.https = append(set.https, h)
-		if k := configured[i].HTTPS.Kind; k == "" || k == string(https.Server) {
-			set.to = append(set.to, h)
+		if to, ok := s.(ota.Reporter); ok && (kind != "https" || orDefault(configured[i].HTTPS.Kind, string(https.Server)) == string(https.Server)) {
+			set.to = append(set.to, to)
 		}
 	}
 	return set, nil
@@ -147,8 +157,21 @@ func (a *Agent) judge(m *ota.Manifest, version string) error {
 }
 
 func (a *Agent) skipped(digest string) bool {
+	_, skipped := a.skippedWhy(digest)
+	return skipped
+}
+
+// skippedWhy returns why the release with this digest is not taken again, if so.
+func (a *Agent) skippedWhy(digest string) (reason string, skipped bool) {
 	r := a.record.Load()
-	return r != nil && slices.ContainsFunc(r.Skipped, func(s ota.Skipped) bool { return s.Digest == digest })
+	if r == nil {
+		return "", false
+	}
+	i := slices.IndexFunc(r.Skipped, func(s ota.Skipped) bool { return s.Digest == digest })
+	if i < 0 {
+		return "", false
+	}
+	return r.Skipped[i].Reason, true
 }
 
 // inHand returns the digest of the release that is being installed, or "".
@@ -176,10 +199,10 @@ func (a *Agent) interval() time.Duration {
 		return d
 	}
 	wish := time.Duration(0)
-	for _, h := range set.https {
-		p := h.PollInterval()
-		if p <= 0 {
-			p = d
+	for _, s := range set.servers {
+		p := d
+		if h, ok := s.(poller); ok && h.PollInterval() > 0 {
+			p = h.PollInterval()
 		}
 		if wish == 0 || p < wish {
 			wish = p
@@ -254,8 +277,8 @@ func (a *Agent) push(ctx context.Context) {
 		set := a.sources
 		a.mu.Unlock()
 		if set != nil {
-			for _, h := range set.https {
-				a.pushTo(ctx, h)
+			for _, to := range set.servers {
+				a.pushTo(ctx, to)
 			}
 		}
 		if !pause(ctx, pushPause) {
@@ -276,14 +299,14 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func (a *Agent) pushTo(ctx context.Context, h *https.Source) {
+func (a *Agent) pushTo(ctx context.Context, to server) {
 	head := a.head()
 	if head.Slot == "" && head.Reason == "" {
 		return // nobody has looked yet at what is booted; a device that runs nothing is no news
 	}
 	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
 	defer cancel()
-	if err := h.Status(ctx, api.StatusUpdate{Head: head}); err != nil {
+	if err := to.Status(ctx, api.StatusUpdate{Head: head}); err != nil {
 		a.log.Debug("tell the server the status", "error", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,33 +39,46 @@ func (a *Agent) newSource(s *Source, version string) (ota.Source, error) {
 		return a.newMedia(s.SDCard.FilePath, 0, version)
 	case "usb":
 		return a.newMedia(s.USB.DevicePath, 0, version)
-	case "modbus", "canbus", "aws_iot":
-		return nil, fmt.Errorf("kind %s is %w; known are https, media, sd_card and usb", kind, errPlanned)
+	case "aws_iot":
+		src, err := a.newAWSIoT(s.AWSIoT, version)
+		if err != nil {
+			return nil, fmt.Errorf("aws_iot: %w", err)
+		}
+		return src, nil
+	case "modbus", "canbus":
+		return nil, fmt.Errorf("kind %s is %w; known are %s", kind, errPlanned, knownSources)
 	}
-	return nil, fmt.Errorf("kind %q is not known; known are https, media, sd_card and usb; modbus, canbus and aws_iot are planned", kind)
+	return nil, fmt.Errorf("kind %q is not known; known are %s; modbus and canbus are planned", kind, knownSources)
+}
+
+const knownSources = "https, aws_iot, media, sd_card and usb"
+
+// sections returns the names of the sections that are given.
+func (s *Source) sections() (given []string) {
+	for _, x := range []struct {
+		name  string
+		given bool
+	}{{"https", s.HTTPS != nil}, {"aws_iot", s.AWSIoT != nil}, {"media", s.Media != nil}, {"sd_card", s.SDCard != nil}, {"usb", s.USB != nil}} {
+		if x.given {
+			given = append(given, x.name)
+		}
+	}
+	return given
 }
 
 // kind returns what s is, from its kind or from the only section that is given.
 func (s *Source) kind() (string, error) {
-	var sections []string
-	for _, x := range []struct {
-		name  string
-		given bool
-	}{{"https", s.HTTPS != nil}, {"media", s.Media != nil}, {"sd_card", s.SDCard != nil}, {"usb", s.USB != nil}} {
-		if x.given {
-			sections = append(sections, x.name)
-		}
-	}
+	sections := s.sections()
 	switch {
 	case len(sections) > 1:
 		return "", fmt.Errorf("sections %s are given; a source has one, list several under sources", strings.Join(sections, " and "))
 	case s.Kind == "" && len(sections) == 0:
-		return "", errors.New("it is empty; known kinds are https, media, sd_card and usb")
+		return "", errors.New("it is empty; known kinds are " + knownSources)
 	case s.Kind == "":
 		return sections[0], nil
 	case len(sections) == 1 && sections[0] != s.Kind:
 		return "", fmt.Errorf("kind is %q, and the section is %s", s.Kind, sections[0])
-	case len(sections) == 0 && (s.Kind == "https" || s.Kind == "media" || s.Kind == "sd_card" || s.Kind == "usb"):
+	case len(sections) == 0 && slices.Contains([]string{"https", "aws_iot", "media", "sd_card", "usb"}, s.Kind):
 		return "", fmt.Errorf("section %s is missing", s.Kind)
 	}
 	return s.Kind, nil
@@ -131,16 +145,50 @@ func (a *Agent) newMedia(path string, poll Duration, version string) (ota.Source
 		Verify: a.verify, Poll: time.Duration(poll), Log: a.log})
 }
 
-// newVerify makes the only way from bytes to a manifest.
-func newVerify(cfg *Config) (ota.Verify, error) {
-	if !valueOr(cfg.VerifySignature, true) {
-		return bundle.Unsigned, nil
-	}
-	keys, err := newKeys(cfg)
+// newVerify makes the only way from bytes to a manifest, and the part of it that the
+// release keys decide; that is nil if nothing is verified.
+func newVerify(cfg *Config) (verify, releases ota.Verify, err error) {
+	code, err := newCodeSigning(cfg)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return keys.Verify, nil
+	verify = bundle.Unsigned
+	if valueOr(cfg.VerifySignature, true) {
+		keys, err := newKeys(cfg)
+		if err != nil {
+			return nil, nil, err
+		}
+		verify, releases = keys.Verify, keys.Verify
+	}
+	if code != nil {
+		verify = bundle.VerifyAny(map[string]ota.Verify{bundle.PayloadType: verify, bundle.CodeSignedType: code.Verify})
+	}
+	return verify, releases, nil
+}
+
+// newCodeSigning reads the keys of raw images under code signing, or returns nil.
+func newCodeSigning(cfg *Config) (*bundle.CodeSigning, error) {
+	var pems [][]byte
+	for _, s := range cfg.allSources() {
+		if s.AWSIoT == nil {
+			continue
+		}
+		for _, path := range s.AWSIoT.CodeSigningFiles {
+			b, err := readSmall(path)
+			if err != nil {
+				return nil, fmt.Errorf("aws_iot.code_signing_files: %w", err)
+			}
+			pems = append(pems, b)
+		}
+	}
+	if len(pems) == 0 {
+		return nil, nil
+	}
+	code, err := bundle.ParseCodeSigning(cfg.Device.Product, orDefault(cfg.Slot.Component, defaultComponent), pems...)
+	if err != nil {
+		return nil, fmt.Errorf("aws_iot.code_signing_files: %w", err)
+	}
+	return code, nil
 }
 
 // newKeys reads the keys that releases must be signed with.
