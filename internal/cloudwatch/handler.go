@@ -100,7 +100,7 @@ func (w *Writer) nudge() {
 
 // maxEvent is the size of the longest line in bytes: eight must fit on the disk.
 func (w *Writer) maxEvent() int {
-	return int(min(maxEvent, w.cfg.MaxSpool/8-overhead-recordHeader-segmentHeader))
+	return min(maxEvent, int(w.cfg.MaxSpool/8)-overhead-recordHeader-segmentHeader)
 }
 
 // clean makes a line one that CloudWatch takes: valid UTF-8, not empty, not too
