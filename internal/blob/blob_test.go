@@ -45,12 +45,12 @@ func Example() {
 	// Output: firmware 8 <nil>
 }
 
-// files lists all files below root but the lock.
+// files lists all files below root.
 func files(t *testing.T, root string) []string {
 	t.Helper()
 	var names []string
 	err := filepath.WalkDir(root, func(p string, d os.DirEntry, err error) error {
-		if err == nil && !d.IsDir() && d.Name() != "~lock" {
+		if err == nil && !d.IsDir() {
 			names = append(names, p)
 		}
 		return err

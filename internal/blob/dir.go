@@ -29,8 +29,9 @@ import (
 // machine. Unlike in a bucket, no key can be a folder of another: where a/b is, a
 // is not. Content types are not kept.
 type Dir struct {
-	root string
-	mu   sync.Mutex // this process's share of ~lock
+	root  string
+	alone bool       // no other process uses it, so that ~lock is not needed
+	mu    sync.Mutex // this process's share of ~lock
 }
 
 var _ Store = (*Dir)(nil)
@@ -65,7 +66,7 @@ func OpenDir(root string) (*Dir, error) {
 			}
 		}
 	}
-	return &Dir{root: root}, nil
+	return &Dir{root: filepath.Clean(root)}, nil
 }
 
 // Put implements [Store].
@@ -346,6 +347,9 @@ func (d *Dir) Delete(ctx context.Context, key string) error {
 func (d *Dir) lock(ctx context.Context) (unlock func(), err error) {
 	for {
 		if d.mu.TryLock() {
+			if d.alone {
+				return d.mu.Unlock, nil
+			}
 			l, err := durable.Lock(filepath.Join(d.root, "~lock"))
 			if err == nil {
 				return func() { l.Close(); d.mu.Unlock() }, nil

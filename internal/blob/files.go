@@ -60,6 +60,7 @@ func Open(root string) (*Files, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.alone = true
 	return OpenFiles(filepath.Join(root, "tmp"), d)
 }
 
