@@ -38,9 +38,11 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/bundle"
 	"github.com/interlock-energy/ota/internal/durable"
 )
 
@@ -105,6 +107,16 @@ type Config struct {
 
 	HTTP Fetcher // reads bundles and images
 
+	// CodeSigning accepts files of FreeRTOS OTA jobs that are signed by AWS Signer only; Verify
+	// must then take their envelopes, too (bundle.VerifyAny). Default: nil, only bundles are taken.
+	CodeSigning *bundle.CodeSigning
+	// ImageVersion reads the version in a raw image of such a job. Default: nil, the job must say it.
+	ImageVersion func(r io.ReaderAt, size int64) (string, error)
+	Component    string // that such an image is for; default: controller
+	// SpoolSize is the size of a FreeRTOS OTA job's file in bytes, at most: it is kept in
+	// Dir, whole, before anything of it is used. Default: 64 MiB. Negative: no such jobs.
+	SpoolSize int64
+
 	// StepTimeout is sent with every update of a job, in minutes, rounded up: a device that
 	// is not heard of for so long loses the job. Updates come three times as often.
 	// Default: 0, none is sent.
@@ -123,6 +135,8 @@ type Config struct {
 	MinBackoff     time.Duration // before the second try to connect; doubles; default 1 s
 	MaxBackoff     time.Duration // between two tries; default 5 min
 
+	// Dial makes the connection below TLS; default: a net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// AllowPlain permits a connection without TLS, and http URLs. For tests on a loopback.
 	AllowPlain bool
 
