@@ -1,6 +1,9 @@
 package awstest
 
-import "time"
+import (
+	"math/rand/v2"
+	"time"
+)
 
 // Direction is where a message goes.
 type Direction int
@@ -20,7 +23,7 @@ type Packet struct {
 	Payload   []byte
 	QoS       byte
 	Dup       bool
-	Fate      Fate // what became of it
+	Fate      Fate // what became of it; in Broker.Log only
 }
 
 // Action is what happens to a message.
@@ -33,8 +36,8 @@ const (
 	Double                   // it arrives twice
 	CutBefore                // the connection ends; it never arrived
 	CutAfter                 // it arrived and took effect; the connection ends before the acknowledgement
-	KillBefore               // as CutBefore, and the broker is dead: see Kill
-	KillAfter                // as CutAfter, and the broker is dead
+	KillBefore               // as CutBefore, and the whole broker is dead: see Broker.Kill
+	KillAfter                // as CutAfter, and the whole broker is dead
 )
 
 // Fate is what happens to one message, and after which delay. A delay holds up
@@ -46,8 +49,41 @@ type Fate struct {
 
 // At gives message n (from 1) of a direction a fate; all others are delivered.
 // Messages are counted from the first that the returned func sees.
-func At(n int, d Direction, a Action) func(Packet) Fate { return nil }
+func At(n int, d Direction, a Action) func(Packet) Fate {
+	seen := 0
+	return func(p Packet) Fate {
+		if p.Direction != d {
+			return Fate{}
+		}
+		if seen++; seen == n {
+			return Fate{Action: a}
+		}
+		return Fate{}
+	}
+}
 
 // Seeded loses and doubles messages at random, with the given probabilities (0 to 1),
 // the same ones for the same seed and order of messages.
-func Seeded(seed uint64, lose, double float64) func(Packet) Fate { return nil }
+func Seeded(seed uint64, lose, double float64) func(Packet) Fate {
+	pick := seeded(seed, lose, double)
+	return func(Packet) Fate { return Fate{Action: pick()} }
+}
+
+// SeededBlocks is Seeded for the blocks of [Streams].
+func SeededBlocks(seed uint64, lose, double float64) func(Block) Action {
+	pick := seeded(seed, lose, double)
+	return func(Block) Action { return pick() }
+}
+
+func seeded(seed uint64, lose, double float64) func() Action {
+	r := rand.New(rand.NewPCG(seed, 0))
+	return func() Action {
+		switch x := r.Float64(); {
+		case x < lose:
+			return Lose
+		case x < lose+double:
+			return Double
+		}
+		return Deliver
+	}
+}
