@@ -33,9 +33,10 @@ const (
 
 // envelope is a DSSE envelope that is well formed. Nothing about it is verified.
 type envelope struct {
-	message    []byte // what is signed: PAE(PayloadType, payload)
-	payload    []byte // the end of message
-	signatures []signature
+	payloadType string
+	message     []byte // what is signed: PAE(payloadType, payload)
+	payload     []byte // the end of message
+	signatures  []signature
 }
 
 type signature struct {
@@ -46,7 +47,10 @@ type signature struct {
 // parseEnvelope reads the JSON of a DSSE envelope, version 1.0.2. Fields that it
 // does not know are skipped, as DSSE demands; fields given twice, or in other
 // letter case, are refused, because another parser could read them differently.
-func parseEnvelope(b []byte) (*envelope, error) {
+func parseEnvelope(b []byte) (*envelope, error) { return parseTyped(b, PayloadType) }
+
+// parseTyped is parseEnvelope for a payload of the type want.
+func parseTyped(b []byte, want string) (*envelope, error) {
 	if len(b) == 0 || len(b) > MaxEnvelopeSize {
 		return nil, refuse("read envelope: got %d bytes, want 1 to %d", len(b), MaxEnvelopeSize)
 	}
@@ -75,8 +79,8 @@ func parseEnvelope(b []byte) (*envelope, error) {
 			return nil, refuse("read envelope: %s is missing", name)
 		}
 	}
-	if payloadType != PayloadType {
-		return nil, refuse("read envelope: payloadType %q, want %q", abridge(payloadType), PayloadType)
+	if payloadType != want {
+		return nil, refuse("read envelope: payloadType %q, want %q", abridge(payloadType), want)
 	}
 	raw, err := decodeBase64(payload)
 	if err != nil {
@@ -85,14 +89,17 @@ func parseEnvelope(b []byte) (*envelope, error) {
 	if len(raw) == 0 {
 		return nil, refuse("read envelope: payload is empty")
 	}
-	e.setPayload(raw)
+	e.setTyped(want, raw)
 	return &e, nil
 }
 
-// setPayload applies DSSE's pre-authentication encoding:
+func (e *envelope) setPayload(payload []byte) { e.setTyped(PayloadType, payload) }
+
+// setTyped applies DSSE's pre-authentication encoding:
 // "DSSEv1" SP LEN(type) SP type SP LEN(body) SP body.
-func (e *envelope) setPayload(payload []byte) {
-	e.message = pae(PayloadType, payload)
+func (e *envelope) setTyped(payloadType string, payload []byte) {
+	e.payloadType = payloadType
+	e.message = pae(payloadType, payload)
 	e.payload = e.message[len(e.message)-len(payload):]
 }
 
@@ -111,7 +118,7 @@ func (e *envelope) encode() ([]byte, error) {
 		PayloadType string          `json:"payloadType"`
 		Payload     []byte          `json:"payload"`
 		Signatures  []jsonSignature `json:"signatures"`
-	}{PayloadType: PayloadType, Payload: e.payload, Signatures: []jsonSignature{}} // never null
+	}{PayloadType: e.payloadType, Payload: e.payload, Signatures: []jsonSignature{}} // never null
 	for _, s := range e.signatures {
 		out.Signatures = append(out.Signatures, jsonSignature{s.keyID, s.sig})
 	}

@@ -246,6 +246,11 @@ func ecdsaHash(p *ecdsa.PublicKey) crypto.Hash {
 
 // newKey accepts a public key that is strong enough, and says why not otherwise.
 func newKey(public crypto.PublicKey, allowWellKnown bool) (key, error) {
+	return newKeyFrom(public, allowWellKnown, 3072)
+}
+
+// newKeyFrom is newKey with RSA keys from minRSA bits on.
+func newKeyFrom(public crypto.PublicKey, allowWellKnown bool, minRSA int) (key, error) {
 	const want = "want Ed25519, ECDSA on P-256 or P-384, or RSA of at least 3072 bits"
 	switch p := public.(type) {
 	case ed25519.PublicKey:
@@ -260,8 +265,8 @@ func newKey(public crypto.PublicKey, allowWellKnown bool) (key, error) {
 			return key{}, fmt.Errorf("ECDSA key on curve %s; %s", p.Curve.Params().Name, want)
 		}
 	case *rsa.PublicKey:
-		if n := p.N.BitLen(); n < 3072 || n > 8*maxSignatureSize {
-			return key{}, fmt.Errorf("RSA key of %d bits, want 3072 to %d", n, 8*maxSignatureSize)
+		if n := p.N.BitLen(); n < minRSA || n > 8*maxSignatureSize {
+			return key{}, fmt.Errorf("RSA key of %d bits, want %d to %d", n, minRSA, 8*maxSignatureSize)
 		}
 		if p.E < 65537 || p.E%2 == 0 {
 			return key{}, fmt.Errorf("RSA key with exponent %d, want an odd one from 65537", p.E)
