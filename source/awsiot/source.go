@@ -172,26 +172,32 @@ func (s *Source) latest(ctx context.Context) ([]byte, error) {
 	return nil, coded(ota.ErrNoUpdate, "%d jobs were not for this device; the rest is looked at with the next check", maxRejected)
 }
 
-// pending returns the execution to work on: the one in hand as long as the service has
-// it, and else the one that is pending first, or nil.
+// pending returns the execution to work on: the one in hand once it has begun, as long as
+// the service has it, and else the one that is pending first, or nil. One that has not begun
+// is not asked for by its name: outside its maintenance window it is not pending, though it exists.
 func (s *Source) pending(ctx context.Context) (*execution, error) {
-	if h := s.record.Hand; h != nil {
+	h := s.record.Hand
+	if h != nil && h.Started {
 		x, err := s.jobs.describe(ctx, h.Job)
 		if err != nil {
 			return nil, err
 		}
-		if x != nil && x.key() == h.key {
-			h.version = x.VersionNumber
-			return x, nil
-		}
-		if x != nil { // a retry, or a job of the same name
+		if x != nil { // perhaps a retry, or a job of the same name
+			if x.key() == h.key {
+				h.version = x.VersionNumber
+			}
 			return x, nil
 		}
 		if err := s.lose("the service has it no more: it was cancelled, timed out or was removed"); err != nil {
 			return nil, err
 		}
+		h = nil
 	}
-	return s.jobs.next(ctx)
+	x, err := s.jobs.next(ctx)
+	if err == nil && x == nil && h != nil {
+		err = s.lose("it is not pending any more: it was cancelled or removed, or its maintenance window has ended")
+	}
+	return x, err
 }
 
 // lose gives up the job in hand, which the service has taken back.
