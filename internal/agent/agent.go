@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/bundle"
 	"github.com/interlock-energy/ota/gate/bms"
 	"github.com/interlock-energy/ota/gate/bms/bmscan"
 	"github.com/interlock-energy/ota/internal/control"
@@ -54,29 +55,29 @@ const (
 
 // Agent is the agent of one device.
 type Agent struct {
-	cfg      Config
-	log      *slog.Logger
-	logFile  *logfile.Writer // or nil
-	cloud    CloudLog        // or nil
-	verify   ota.Verify
-	keys     ota.Verify // of releases, without what code signing adds; nil: nothing is verified
-	read     bms.Reader // nil: no battery
-	guard    *bms.Guard // nil: no battery
-	gate     ota.Gate
-	checks   []check // of firmware on trial
-	symptoms []check // of firmware in its soak
-	suspend  ota.SuspendAt
-	started  time.Time
-	alive    alive
-	witness  *witness
-	counters *counters
-	metrics  []metrics // who keeps them, if anybody
-	hub      control.Hub
-	events   chan event
-	restart  chan struct{} // the manager wants the device restarted; slot.run only
-	pushNow  chan struct{} // something is worth telling the server
-	record   atomic.Pointer[ota.Record]
-	dog      *watchdog.Keeper // nil: no hardware watchdog
+	cfg         Config
+	log         *slog.Logger
+	logFile     *logfile.Writer // or nil
+	cloud       CloudLog        // or nil
+	verify      ota.Verify
+	codeSigning *bundle.CodeSigning // of raw images; nil: none are taken
+	read        bms.Reader          // nil: no battery
+	guard       *bms.Guard          // nil: no battery
+	gate        ota.Gate
+	checks      []check // of firmware on trial
+	symptoms    []check // of firmware in its soak
+	suspend     ota.SuspendAt
+	started     time.Time
+	alive       alive
+	witness     *witness
+	counters    *counters
+	metrics     []metrics // who keeps them, if anybody
+	hub         control.Hub
+	events      chan event
+	restart     chan struct{} // the manager wants the device restarted; slot.run only
+	pushNow     chan struct{} // something is worth telling the server
+	record      atomic.Pointer[ota.Record]
+	dog         *watchdog.Keeper // nil: no hardware watchdog
 
 	links     links              // to the plant
 	listeners []*bmscan.Listener // to its buses
@@ -139,7 +140,7 @@ func (a *Agent) fill() (err error) {
 	if a.suspend, err = suspendAt(c.Suspend); err != nil {
 		return err
 	}
-	if a.verify, a.keys, err = newVerify(c); err != nil {
+	if a.verify, a.codeSigning, err = newVerify(c); err != nil {
 		return err
 	}
 	if a.read, err = a.newBattery(&c.Battery); err != nil {

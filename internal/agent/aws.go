@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"time"
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/api"
+	"github.com/interlock-energy/ota/bundle"
 	"github.com/interlock-energy/ota/internal/control"
+	"github.com/interlock-energy/ota/slot/esp32/image"
 )
 
 // AWSIoT configures package source/awsiot.
@@ -27,7 +30,7 @@ type AWSIoT struct {
 
 	DownloadCertPEMFile string   `yaml:"download_cert_pem_file"` // CA of where files are; default: the system's
 	CodeSigningFiles    []string `yaml:"code_signing_files"`     // keys or certificates of raw images; default: none are taken
-	MaxFile             int64    `yaml:"max_file"`               // bytes, of a file that is kept until all of it is there; default 256 MiB
+	MaxFile             int64    `yaml:"max_file"`               // bytes, of a file that is kept until all of it is there; default 64 MiB
 
 	StepTimeout    Duration `yaml:"step_timeout"`
 	Keepalive      Duration `yaml:"keepalive"`
@@ -82,13 +85,15 @@ type Surroundings struct {
 	StateDir string
 
 	Verify  ota.Verify
-	Keys    ota.Verify // without what code signing adds; nil: nothing is verified
 	Judge   func(*ota.Manifest) error
 	Skipped func(digest string) (reason string, skipped bool)
 	InHand  func() string
 	State   func() api.CheckinRequest
 
+	CodeSigning  *bundle.CodeSigning // of raw images; nil: none are taken. Verify takes their envelopes
+	ImageVersion func(r io.ReaderAt, size int64) (string, error)
 	Component    string // of a raw image
+
 	StallTimeout time.Duration
 	Level        slog.Level // of a log without its own
 	Log          *slog.Logger
@@ -118,7 +123,7 @@ func (a *Agent) newAWSIoT(c *AWSIoT, version string) (ota.Source, error) {
 		return nil, errNoAWS
 	}
 	return a.cfg.AWS.NewSource(c, Surroundings{Device: a.cfg.Device, Version: version, Agent: a.cfg.Version, StateDir: a.cfg.StateDir,
-		Verify: a.verify, Keys: a.keys, Judge: func(m *ota.Manifest) error { return a.judge(m, version) }, Skipped: a.skippedWhy, InHand: a.inHand,
+		Verify: a.verify, CodeSigning: a.codeSigning, ImageVersion: a.imageVersion(), Judge: func(m *ota.Manifest) error { return a.judge(m, version) }, Skipped: a.skippedWhy, InHand: a.inHand,
 		State: a.checkin, Component: a.cfg.Slot.Component, StallTimeout: time.Duration(a.cfg.StallTimeout), Log: a.log, Now: a.now, Getenv: a.cfg.Getenv})
 }
 
@@ -160,5 +165,20 @@ func (a *Agent) runCloud(ctx context.Context) {
 	}
 	if err := a.cloud.Run(ctx); err != nil && ctx.Err() == nil {
 		a.log.Error("the log is not sent to CloudWatch any more", "error", err)
+	}
+}
+
+// imageVersion reads the version in a raw image of the kind of slots that this
+// device has, or is nil where images do not say it.
+func (a *Agent) imageVersion() func(io.ReaderAt, int64) (string, error) {
+	if a.cfg.Slot.Kind != "esp32" {
+		return nil
+	}
+	return func(r io.ReaderAt, size int64) (string, error) {
+		app, err := image.ReadAppDesc(r, size)
+		if err != nil {
+			return "", err
+		}
+		return app.Version, nil
 	}
 }

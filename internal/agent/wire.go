@@ -145,11 +145,10 @@ func (a *Agent) newMedia(path string, poll Duration, version string) (ota.Source
 		Verify: a.verify, Poll: time.Duration(poll), Log: a.log})
 }
 
-// newVerify makes the only way from bytes to a manifest, and the part of it that the
-// release keys decide; that is nil if nothing is verified.
-func newVerify(cfg *Config) (verify, releases ota.Verify, err error) {
-	code, err := newCodeSigning(cfg)
-	if err != nil {
+// newVerify makes the only way from bytes to a manifest, and, if the configuration
+// has keys for it, the part of it that takes raw images under code signing.
+func newVerify(cfg *Config) (verify ota.Verify, code *bundle.CodeSigning, err error) {
+	if code, err = newCodeSigning(cfg); err != nil {
 		return nil, nil, err
 	}
 	verify = bundle.Unsigned
@@ -158,12 +157,12 @@ func newVerify(cfg *Config) (verify, releases ota.Verify, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		verify, releases = keys.Verify, keys.Verify
+		verify = keys.Verify
 	}
 	if code != nil {
 		verify = bundle.VerifyAny(map[string]ota.Verify{bundle.PayloadType: verify, bundle.CodeSignedType: code.Verify})
 	}
-	return verify, releases, nil
+	return verify, code, nil
 }
 
 // newCodeSigning reads the keys of raw images under code signing, or returns nil.

@@ -50,6 +50,7 @@ func (AWS) NewSource(c *agent.AWSIoT, e agent.Surroundings) (ota.Source, error) 
 		Product: e.Device.Product, Hardware: e.Device.Hardware, Version: e.Version,
 		Dir:    filepath.Join(e.StateDir, "awsiot"),
 		Verify: e.Verify, Judge: e.Judge, Skipped: e.Skipped, InHand: e.InHand,
+		CodeSigning: e.CodeSigning, ImageVersion: e.ImageVersion, Component: e.Component, SpoolSize: c.MaxFile,
 		StepTimeout: time.Duration(c.StepTimeout), Keepalive: time.Duration(c.Keepalive), SessionExpiry: time.Duration(c.SessionExpiry),
 		StatusInterval: time.Duration(c.StatusInterval), ConnectTimeout: time.Duration(c.ConnectTimeout),
 		AllowPlain: c.AllowPlain, Log: e.Log, Now: e.Now,
@@ -102,7 +103,7 @@ func (f fetcher) Fetch(ctx context.Context, url string, offset, length int64) (i
 // cloudLog is a [cloudwatch.Writer] as the agent sees it.
 type cloudLog struct {
 	*cloudwatch.Writer
-	group, namespace, product string
+	group, namespace string
 }
 
 // NewLog implements [agent.AWS].
@@ -131,12 +132,12 @@ func (AWS) NewLog(c *agent.CloudWatch, e agent.Surroundings) (agent.CloudLog, er
 	if err != nil {
 		return nil, err
 	}
-	l := &cloudLog{w, cfg.Group, c.Namespace, e.Device.Product}
+	l := &cloudLog{w, cfg.Group, c.Namespace}
 	if l.group == "" {
 		l.group = "/bess/logs"
 	}
 	if l.namespace == "" {
-		l.namespace = "Interlock"
+		l.namespace = cloudwatch.Namespace
 	}
 	return l, nil
 }
@@ -180,21 +181,18 @@ func newCredentials(c *agent.CloudWatch, e agent.Surroundings, roots []byte) (aw
 
 // PutDiagnostics implements [agent.CloudLog].
 func (l *cloudLog) PutDiagnostics(d control.Diagnostics) {
-	out := cloudwatch.Diagnostics{Device: d.Device, Product: l.product, Version: d.Running, AgentVersion: d.Agent, State: d.Status.String(),
-		Uptime: time.Duration(d.Uptime * float64(time.Second)), Attempts: int64(d.Attempts), Results: wide(d.Results), BytesDone: d.Bytes,
-		Seconds: d.Seconds, Refusals: wide(d.Refusals), Log: l.Status(), Time: d.Time}
-	for _, s := range d.Readings {
-		switch s.Name {
-		case "soc":
-			out.BatterySoC = &s.Value
-		case "temperature_max":
-			out.BatteryTemperature = &s.Value
-		case "current":
-			out.BatteryCurrent = &s.Value
-		}
+	out := cloudwatch.Diagnostics{Time: d.Time, Device: d.Device, Agent: d.Agent, Uptime: time.Duration(d.Uptime * float64(time.Second)),
+		Running: d.Running, Slot: d.Slot, Status: d.Status.String(), Checks: int64(d.Checks), ChecksFailed: int64(d.ChecksFailed),
+		Attempts: int64(d.Attempts), Results: wide(d.Results), Unsent: int64(d.Unsent), Refusals: wide(d.Refusals), Bytes: d.Bytes,
+		Seconds: d.Seconds, Memory: int64(d.Memory), LogsLost: d.LogsLost, LogsHeld: d.LogsHeld}
+	if d.Code != ota.ErrNone {
+		out.Code = d.Code.Name()
 	}
-	// Figures that cannot be written down are no reason to fail whoever asked for them.
-	_ = l.PutMetrics(out.Metrics(l.namespace))
+	for _, s := range d.Readings {
+		out.Readings = append(out.Readings, cloudwatch.Reading{Name: s.Name, Value: s.Value, Unit: s.Unit})
+	}
+	// A value that is no number is no reason to fail whoever asked for all of them.
+	_ = l.Writer.PutDiagnostics(l.namespace, out)
 }
 
 func wide(m map[string]int) map[string]int64 {
@@ -208,7 +206,7 @@ func wide(m map[string]int) map[string]int64 {
 // Held implements [agent.CloudLog].
 func (l *cloudLog) Held() (lost, bytes int64) {
 	s := l.Status()
-	return s.Dropped, s.SpoolBytes
+	return s.Dropped, s.Held
 }
 
 // Name implements [agent.CloudLog].
