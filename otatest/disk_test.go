@@ -548,3 +548,16 @@ func TestDiskErrors(t *testing.T) {
 		t.Errorf("got %v, %v, want dir and f", entries, err)
 	}
 }
+
+// TestDiskWriteWithinPage writes more than a page from the middle of one on: what
+// is before it stays.
+func TestDiskWriteWithinPage(t *testing.T) {
+	d := NewDisk()
+	f := put(t, d, "/log", strings.Repeat("a", 1000), "file", "dir")
+	if _, err := f.WriteAt([]byte(strings.Repeat("b", 9000)), 1000); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := show(d, "/log"), strings.Repeat("a", 1000)+strings.Repeat("b", 9000); got != want {
+		t.Errorf("got %.20q, want %.20q", got, want)
+	}
+}

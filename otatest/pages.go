@@ -44,7 +44,7 @@ func (p *pages) write(b []byte, off int64) {
 	}
 	for len(b) > 0 {
 		page := new([pageSize]byte)
-		if old := p.page[off/pageSize]; old != nil && len(b) < pageSize {
+		if old := p.page[off/pageSize]; old != nil && (off%pageSize != 0 || len(b) < pageSize) {
 			*page = *old
 		}
 		n := copy(page[off%pageSize:], b)
