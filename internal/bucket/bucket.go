@@ -18,6 +18,10 @@
 // and refuse a format that they do not know. Keys with a hash in their last part
 // never change their content. A "+" of a version is "_" in a key.
 //
+// Where a release's name is in a key, it is the digest of its manifest, which a
+// second signature does not change; the manifest's own key does then, so that
+// every object but the lists (current, release, version) may be cached for ever.
+//
 // Promised: nothing is written before every byte of a bundle was compared with
 // its manifest. Objects are written in an order in which each one names only what
 // is there (images, bundle, manifest, release, version, current), and current.json
@@ -31,13 +35,18 @@
 package bucket
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/interlock-energy/ota"
-	"github.com/interlock-energy/ota/api"
 	"github.com/interlock-energy/ota/internal/blob"
 )
 
@@ -47,6 +56,7 @@ var (
 	ErrInvalid  = errors.New("invalid")   // the request makes no sense, and never will
 	ErrConflict = errors.New("conflict")  // the request contradicts what is stored
 	ErrDamaged  = errors.New("damaged")   // what is stored is not what this package writes
+	ErrTooLong  = errors.New("too long")  // devices of the document aws-s3-ota.md have no room for it; also an ErrInvalid
 )
 
 // Bucket is releases in a store. Its methods may be called from any goroutine
@@ -59,66 +69,163 @@ type Bucket struct {
 // New returns the bucket in store. It does not look whether anything is there.
 func New(store blob.Store) *Bucket { return &Bucket{store: store, now: time.Now} }
 
-// Publish stores a bundle file of size bytes. See [PublishOptions].
-func (b *Bucket) Publish(ctx context.Context, file io.ReaderAt, size int64, o PublishOptions) (api.PublishResponse, error) {
-	return api.PublishResponse{}, errors.ErrUnsupported
+// Where things are.
+const (
+	groups   = "groups/"
+	releases = "releases/"
+	tokens   = "tokens/"
+	reports  = "reports/"
+)
+
+func currentKey(group string) string  { return groups + group + "/current.json" }
+func releaseKey(digest string) string { return releases + digest + "/release.json" }
+func imageKey(sum ota.Hash) string    { return "images/" + sum.String() }
+func bundleKey(sum ota.Hash) string   { return "bundles/" + sum.String() }
+
+func manifestKey(digest string, sum ota.Hash) string {
+	return fmt.Sprintf("%s%s/manifest-%.16s.json", releases, digest, sum)
 }
 
-// PublishOptions say what becomes of a published release. The zero value gives
-// it to the default group.
-type PublishOptions struct {
-	Group   string // whose current release it becomes; empty: the default group's
-	Hold    bool   // store it only
-	Replace bool   // it may take the place of another release with the same product and version
-
-	// Verify checks the signatures. Nil: only form and hashes are checked, and the
-	// answer says so.
-	Verify ota.Verify
-
-	// LongURLs says that no device has the limits of the document aws-s3-ota.md:
-	// versions of at most 31 and URLs of at most 511 characters.
-	LongURLs bool
-
-	// Progress, which may be nil, is called with the bytes that are in the store, of
-	// the total that must be there.
-	Progress func(done, total int64)
+// versionKey writes "+" as "_", which no version has and every key may have.
+func versionKey(product, version string) string {
+	return "versions/" + product + "/" + strings.ReplaceAll(version, "+", "_") + ".json"
 }
 
-// Promote makes a stored release the current one of a group for its product.
-func (b *Bucket) Promote(ctx context.Context, group, digest string) error {
-	return errors.ErrUnsupported
+// Greatest sizes of files in bytes. Notes of 64 KiB are 384 KiB in JSON at worst,
+// and a group has a release for each product.
+const (
+	maxSmall   = 64 << 10
+	maxRelease = 1 << 20
+	maxCurrent = 32 << 20
+)
+
+// unchanging is the Cache-Control of objects whose key has their hash.
+const unchanging = "max-age=31536000, immutable"
+
+// load reads the JSON file key of at most max bytes into v. What is not there
+// is a [blob.ErrNotFound], what is no JSON is ErrDamaged; the ETag is that of the
+// object even then.
+func (b *Bucket) load(ctx context.Context, key string, max int64, v any) (etag string, err error) {
+	text, etag, err := b.read(ctx, key, max)
+	if err != nil {
+		return etag, err
+	}
+	if err := json.Unmarshal(text, v); err != nil {
+		return etag, fmt.Errorf("read %s: %w: %w", key, ErrDamaged, err)
+	}
+	return etag, nil
 }
 
-// Withdraw takes a release away from a group, which has none for that product
-// then. That it is not the group's current release is an ErrConflict.
-func (b *Bucket) Withdraw(ctx context.Context, group, digest string) error {
-	return errors.ErrUnsupported
+func (b *Bucket) read(ctx context.Context, key string, max int64) (content []byte, etag string, err error) {
+	r, o, err := b.store.Open(ctx, key, 0, -1)
+	if err != nil {
+		return nil, "", err // the store says which key
+	}
+	defer r.Close()
+	if o.Size > max {
+		return nil, o.ETag, fmt.Errorf("read %s: %w: it has %d bytes, want at most %d", key, ErrDamaged, o.Size, max)
+	}
+	content, err = io.ReadAll(io.LimitReader(r, max+1))
+	if err != nil {
+		return nil, o.ETag, fmt.Errorf("read %s: %w", key, err)
+	}
+	if int64(len(content)) != o.Size {
+		return nil, o.ETag, fmt.Errorf("read %s: got %d bytes, want %d: %w", key, len(content), o.Size, io.ErrUnexpectedEOF)
+	}
+	return content, o.ETag, nil
 }
 
-// CreateGroup makes a group without a release. One that exists stays as it is.
-func (b *Bucket) CreateGroup(ctx context.Context, group string) error { return errors.ErrUnsupported }
-
-// Groups lists the groups by name. Devices are not counted in a bucket.
-func (b *Bucket) Groups(ctx context.Context) ([]api.Group, error) { return nil, errors.ErrUnsupported }
-
-// Releases lists the releases that are not replaced, newest first.
-func (b *Bucket) Releases(ctx context.Context) ([]api.Release, error) {
-	return nil, errors.ErrUnsupported
+// save stores v as the JSON file key, over the one with this ETag, or where there
+// is none for "". That somebody else was faster is [errFaster]. A store may have
+// done what it reports as failed, or report a second try of its own: then v is
+// there, and that is what counts.
+func (b *Bucket) save(ctx context.Context, key, etag string, v any) error {
+	text, err := marshal(v)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", key, err)
+	}
+	_, err = b.store.Put(ctx, key, bytes.NewReader(text),
+		blob.PutOptions{ContentType: "application/json", CacheControl: "no-cache", IfAbsent: etag == "", IfETag: etag})
+	if err == nil {
+		return nil
+	}
+	if there, _, readErr := b.read(ctx, key, int64(len(text))); readErr == nil && bytes.Equal(there, text) {
+		return nil
+	}
+	if errors.Is(err, blob.ErrExists) || errors.Is(err, blob.ErrChanged) || etag != "" && errors.Is(err, blob.ErrNotFound) {
+		return fmt.Errorf("write %s: %w", key, errFaster)
+	}
+	return err // the store says which key
 }
 
-// Current returns what a group should run. A group that does not exist is
-// ErrNotFound; one without releases is not. It costs one request to the store.
-func (b *Bucket) Current(ctx context.Context, group string) (*Current, error) {
-	return nil, errors.ErrUnsupported
+// marshal writes what a person may read, too.
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(v)
+	return b.Bytes(), err
 }
 
-// Release returns one stored release, or ErrNotFound. It costs one request.
-func (b *Bucket) Release(ctx context.Context, digest string) (*Release, error) {
-	return nil, errors.ErrUnsupported
+// same reports whether a and b are stored as the same bytes.
+func same(a, b any) bool {
+	x, errX := marshal(a)
+	y, errY := marshal(b)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
 }
 
-// Envelope returns the signed bytes of a release: those that r.Manifest names,
-// compared with their hash. They may be cached for ever under r.Manifest.Key.
-func (b *Bucket) Envelope(ctx context.Context, r *Release) ([]byte, error) {
-	return nil, errors.ErrUnsupported
+// errFaster is returned by save if the file is no longer the one that was read.
+var errFaster = errors.New("somebody else changes it all the time; try again")
+
+// maxTries is how often a change is tried while others are faster. Each time one
+// of them has succeeded, so that it takes as many publishers at the same second.
+const maxTries = 50
+
+// again calls do until it does not end with errFaster.
+func again(ctx context.Context, do func() error) error {
+	for try := 1; ; try++ {
+		err := do()
+		if !errors.Is(err, errFaster) || try == maxTries {
+			return err
+		}
+		if try < 3 {
+			continue
+		}
+		pause := time.NewTimer(rand.N(time.Duration(try) * 10 * time.Millisecond)) // apart from each other
+		select {
+		case <-ctx.Done():
+			pause.Stop()
+			return ctx.Err()
+		case <-pause.C:
+		}
+	}
+}
+
+// each calls do for 0 to n-1, a few at a time, and returns one of the errors.
+func each(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
+	const atATime = 16
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, atATime)
+	for i := range n {
+		slots <- struct{}{}
+		if ctx.Err() != nil {
+			break
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := do(ctx, i); err != nil {
+				stop(err)
+			}
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// isDigest reports whether s is a release's name.
+func isDigest(s string) bool {
+	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
 }

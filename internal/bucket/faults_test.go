@@ -1,0 +1,195 @@
+package bucket
+
+import (
+	"bytes"
+	"errors"
+	"maps"
+	"reflect"
+	"testing"
+
+	"github.com/interlock-energy/ota/bundle"
+)
+
+// scenario is something that a person does, and what was there before.
+type scenario struct {
+	name   string
+	before func(t *testing.T, b *Bucket)
+	act    func(t *testing.T, b *Bucket) error
+	again  error // what running it again may say: that it is done
+}
+
+func scenarios(t *testing.T) []scenario {
+	one := build(t, "bess", "1.0.0", "", 1)
+	two := build(t, "bess", "2.0.0", "", 1)
+	other := build(t, "bess", "1.0.0", "corrected", 1)
+	signedTwice := resign(t, one)
+	meter := build(t, "meter", "1.0.0", "", 1)
+	with := func(files ...[]byte) func(t *testing.T, b *Bucket) {
+		return func(t *testing.T, b *Bucket) {
+			for _, f := range files {
+				mustPublish(t, b, f, PublishOptions{})
+			}
+		}
+	}
+	inTwoGroups := func(t *testing.T, b *Bucket) {
+		with(one)(t, b)
+		if err := b.CreateGroup(t.Context(), "canary"); err != nil {
+			t.Fatal(err)
+		}
+		mustPublish(t, b, one, PublishOptions{Group: "canary"})
+	}
+	with1 := func(o PublishOptions, f []byte) func(t *testing.T, b *Bucket) error {
+		return func(t *testing.T, b *Bucket) error { return publish(t, b, f, o) }
+	}
+	return []scenario{
+		{"publish the first", func(*testing.T, *Bucket) {}, with1(PublishOptions{}, one), nil},
+		{"publish the next", with(one, meter), with1(PublishOptions{}, two), nil},
+		{"publish for another product", with(one), with1(PublishOptions{}, meter), nil},
+		{"publish and hold", with(one), with1(PublishOptions{Hold: true}, two), nil},
+		{"publish to another group", inTwoGroups, with1(PublishOptions{Group: "canary"}, two), nil},
+		{"replace", inTwoGroups, with1(PublishOptions{Replace: true}, other), nil},
+		{"replace and hold", inTwoGroups, with1(PublishOptions{Replace: true, Hold: true}, other), nil},
+		{"add a signature", inTwoGroups, with1(PublishOptions{}, signedTwice), nil},
+		{"the same again", with(one, two), with1(PublishOptions{}, two), nil},
+		{"make a group", with(one), func(t *testing.T, b *Bucket) error { return b.CreateGroup(t.Context(), "canary") }, nil},
+		{"promote", func(t *testing.T, b *Bucket) {
+			inTwoGroups(t, b)
+			mustPublish(t, b, two, PublishOptions{Hold: true})
+		}, func(t *testing.T, b *Bucket) error { return b.Promote(t.Context(), "canary", digest(t, two)) }, nil},
+		{"withdraw", inTwoGroups, func(t *testing.T, b *Bucket) error { return b.Withdraw(t.Context(), "canary", digest(t, one)) }, ErrConflict},
+	}
+}
+
+// Whatever operation of the store fails, or is the last that a publisher does: a
+// reader sees the old release or the new one, whole, and once the new one never the
+// old one again; and to do the same again ends as if nothing had happened.
+func TestFaults(t *testing.T) {
+	modes := []struct {
+		name     string
+		do, dies bool
+	}{
+		{"fails", false, false},
+		{"fails but did it", true, false},
+		{"dies before", false, true},
+		{"dies after", true, true},
+	}
+	cases := 0
+	for _, sc := range scenarios(t) {
+		t.Run(sc.name, func(t *testing.T) {
+			base := newMemory()
+			sc.before(t, open(base))
+			old := whole(t, base)
+			good := base.clone()
+			if err := sc.act(t, open(good)); err != nil {
+				t.Fatal(err)
+			}
+			want := whole(t, good)
+			ops := 0
+			if err := sc.act(t, open(&around{base.clone(), func(_ string, run func() error) error { ops++; return run() }})); err != nil {
+				t.Fatal(err)
+			}
+			for k := range ops {
+				for _, mode := range modes {
+					cases++
+					store := base.clone()
+					n, at := 0, ""
+					seen := map[string]bool{} // group and product that have changed
+					err := sc.act(t, open(&around{store, func(op string, run func() error) (err error) {
+						n++
+						switch {
+						case n == k+1 && mode.do:
+							at, err = op, errors.Join(errBroken, run())
+						case n == k+1:
+							at, err = op, errBroken
+						case n > k+1 && mode.dies:
+							err = errBroken
+						default:
+							err = run()
+						}
+						oldOrNew(t, whole(t, store), old, want, seen)
+						return err
+					}}))
+					if t.Failed() {
+						t.Fatalf("operation %d, %s %s", k+1, at, mode.name)
+					}
+					if now := whole(t, store); err == nil && !reflect.DeepEqual(now, want) {
+						t.Fatalf("operation %d, %s %s: no error, but groups have %v, want %v", k+1, at, mode.name, now, want)
+					}
+					if err := sc.act(t, open(store)); err != nil && !(sc.again != nil && errors.Is(err, sc.again)) {
+						t.Fatalf("operation %d, %s %s; again: %v", k+1, at, mode.name, err)
+					}
+					if now := whole(t, store); !reflect.DeepEqual(now, want) {
+						t.Fatalf("operation %d, %s %s; again: groups have %v, want %v", k+1, at, mode.name, now, want)
+					}
+					if !maps.EqualFunc(store.objects, good.objects, func(a, b []byte) bool { return string(a) == string(b) }) {
+						t.Fatalf("operation %d, %s %s; again: the objects are not those of an undisturbed run", k+1, at, mode.name)
+					}
+				}
+			}
+		})
+	}
+	t.Logf("%d faults", cases)
+}
+
+// oldOrNew fails if a group runs neither, or the old one after the new one.
+func oldOrNew(t *testing.T, now, old, want map[string]map[string]string, seen map[string]bool) {
+	for group := range want {
+		for product := range both(old[group], want[group]) {
+			is := now[group][product]
+			id := group + " " + product
+			switch {
+			case is == want[group][product] && is != old[group][product]:
+				seen[id] = true
+			case is != old[group][product], seen[id]:
+				t.Errorf("%s: has %.12q, want %.12q or %.12q", id, is, old[group][product], want[group][product])
+			}
+		}
+	}
+}
+
+func both(a, b map[string]string) map[string]string {
+	all := maps.Clone(b)
+	if all == nil {
+		all = map[string]string{}
+	}
+	maps.Copy(all, a)
+	return all
+}
+
+// A damaged bundle writes nothing at all, whichever byte it is.
+func TestDamagedBundle(t *testing.T) {
+	good := build(t, "bess", "1.0.0", "", 1)
+	_, public := signer()
+	keys, err := bundle.ParseKeys(1, public[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	hints := 0
+	for at := range good {
+		if at > 300 && at < len(good)-9000 && at%7 != 0 { // the middle of the envelope is alike
+			continue
+		}
+		bad := append([]byte{}, good...)
+		bad[at] ^= 1
+		if f, err := bundle.Open(bytes.NewReader(bad), int64(len(bad))); err == nil {
+			if _, err := f.VerifyAll(keys, nil); err == nil {
+				hints++ // the signer's name, which is not signed
+				continue
+			}
+		}
+		store := newMemory()
+		err := publish(t, open(store), bad, PublishOptions{Verify: keys.Verify})
+		if err == nil || len(store.writes) > 0 {
+			t.Fatalf("byte %d changed: %v, and %d objects written", at, err, len(store.writes))
+		}
+	}
+	if hints > 100 {
+		t.Errorf("%d bytes may be anything, want those of the key's id only", hints)
+	}
+	for _, bad := range [][]byte{nil, good[:11], good[:len(good)-1], append(append([]byte{}, good...), 0)} {
+		store := newMemory()
+		if err := publish(t, open(store), bad, PublishOptions{}); err == nil || len(store.writes) > 0 {
+			t.Errorf("%d bytes instead of %d: %v, and %d objects written", len(bad), len(good), err, len(store.writes))
+		}
+	}
+}
