@@ -161,13 +161,18 @@ func (w *Writer) save() bool {
 	}
 	n, err := r.spool.append(r.pending)
 	r.pending = r.pending[n:]
+	w.saved(err)
+	return err == nil
+}
+
+// saved notes how using the disk went.
+func (w *Writer) saved(err error) {
 	if err != nil {
-		r.diskOK = time.Now().Add(spillEvery)
+		w.run.diskOK = time.Now().Add(spillEvery)
 	}
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.status.SpoolErr = err
-	w.mu.Unlock()
-	return err == nil
 }
 
 // count brings the status up to date.
@@ -194,7 +199,9 @@ func (w *Writer) upload() {
 		w.spill(false)
 		r.cycle = true
 		if r.spool != nil {
-			r.spool.seal()
+			if err := r.spool.load(); err != nil {
+				w.saved(err)
+			}
 			r.spool.filled = false
 			r.until = r.spool.next
 		}
@@ -222,6 +229,9 @@ func (w *Writer) next(now time.Time) (*batch, error) {
 	r := &w.run
 	for r.spool != nil && len(r.spool.segs) > 0 && r.spool.segs[0].number < r.until {
 		seg := r.spool.segs[0]
+		if seg == r.spool.open { // only now: while older ones cannot be sent it may grow
+			r.spool.seal()
+		}
 		events, err := r.spool.read(seg)
 		if err != nil {
 			if seg.failed++; seg.failed < 3 {

@@ -198,7 +198,6 @@ func (s *spool) append(events []event) (n int, err error) {
 		}
 		if fresh {
 			s.segs = append(s.segs, s.open)
-			s.next++
 		}
 		n = k
 	}

@@ -1,0 +1,686 @@
+package cloudwatch_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unicode/utf8"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/interlock-energy/ota/internal/cloudwatch"
+	"github.com/interlock-energy/ota/otatest"
+)
+
+func spooled(disk *otatest.Disk) func(*cloudwatch.Config) {
+	return func(c *cloudwatch.Config) { c.FS, c.Dir = disk, "/var/spool/log" }
+}
+
+func same(t testing.TB, what string, got, want any) {
+	t.Helper()
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("%s: got + want -\n%s", what, d)
+	}
+}
+
+// TestUpload logs for half an hour and finds every line once, in order.
+func TestUpload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		w := open(t, config(f, spooled(otatest.NewDisk())))
+		end := running(t, w)
+		log := logger(w).With("device", 7)
+		log.Debug("not wanted")
+		for i := range 1800 {
+			log.Info(fmt.Sprintf("line %d", i), "n", i)
+			time.Sleep(time.Second)
+		}
+		if n := len(f.sizes); n < 5 || n > 7 {
+			t.Errorf("got %d batches in half an hour, want about 6", n)
+		}
+		closed(t, end)
+		same(t, "lines", f.messages(), numbered(0, 1800))
+		want := cloudwatch.Status{Sent: 1800}
+		same(t, "status", w.Status(), want)
+		log.Info("late")
+		if got := w.Status().Dropped; got != 1 {
+			t.Errorf("after Close: got %d dropped, want 1", got)
+		}
+	})
+}
+
+// TestCreate is the first upload of a device, with and without the group.
+func TestCreate(t *testing.T) {
+	for _, tt := range []struct {
+		create, group bool
+		want          string
+	}{
+		{false, true, "PutLogEvents ResourceNotFoundException, CreateLogStream, PutLogEvents"},
+		{true, false, "PutLogEvents ResourceNotFoundException, CreateLogStream ResourceNotFoundException, CreateLogGroup, CreateLogStream, PutLogEvents"},
+		{false, false, "PutLogEvents ResourceNotFoundException, CreateLogStream ResourceNotFoundException"},
+	} {
+		f := newFake(t)
+		f.groups["/bess/logs"] = tt.group
+		cfg := config(f, func(c *cloudwatch.Config) { c.CreateGroup, c.Now = tt.create, time.Now })
+		w := open(t, cfg)
+		logger(w).Info("line 0")
+		err := w.Close(t.Context())
+		if got := f.took(); got != tt.want {
+			t.Errorf("create %v, group %v: got %s, want %s", tt.create, tt.group, got, tt.want)
+		}
+		if made := tt.create || tt.group; made != (err == nil) {
+			t.Errorf("create %v, group %v: got %v", tt.create, tt.group, err)
+		} else if !made && !strings.Contains(err.Error(), "create the log group /bess/logs, or let the agent do it") {
+			t.Errorf("got %v, want a hint", err)
+		}
+	}
+}
+
+// TestOffline is a device without a network for three days and two restarts.
+func TestOffline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, disk := newFake(t), otatest.NewDisk()
+		f.fault = offline
+		for life := range 3 {
+			var states []error
+			w := open(t, config(f, spooled(disk), func(c *cloudwatch.Config) { c.Changed = func(err error) { states = append(states, err) } }))
+			end := running(t, w)
+			for i := range 24 {
+				logger(w).Info(fmt.Sprintf("line %d", life*24+i))
+				time.Sleep(time.Hour)
+			}
+			closed(t, end) // nothing is lost: it is on disk
+			if len(states) != 1 || !errors.Is(states[0], errCable) {
+				t.Errorf("Changed: got %v, want one error", states)
+			}
+			if got, want := w.Status().Spooled, (life+1)*24; got != want {
+				t.Errorf("spooled: got %d, want %d", got, want)
+			}
+		}
+		f.set(func() { f.fault = nil })
+		w := open(t, config(f, spooled(disk)))
+		end := running(t, w)
+		time.Sleep(5*time.Minute + time.Second)
+		same(t, "lines", f.messages(), numbered(0, 72))
+		closed(t, end)
+		if got := files(t, disk); len(got) != 0 {
+			t.Errorf("files: got %v, want none", got)
+		}
+		if len(f.sizes) > 6 {
+			t.Errorf("batches: got %d for three days, want at most 6", len(f.sizes))
+		}
+	})
+}
+
+func files(t testing.TB, disk *otatest.Disk) (names []string) {
+	t.Helper()
+	entries, err := disk.ReadDir("/var/spool/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// TestSpoolFull: the disk is bounded, the oldest lines go, and the log says so.
+func TestSpoolFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, disk := newFake(t), otatest.NewDisk()
+		f.fault = offline
+		w := open(t, config(f, spooled(disk), func(c *cloudwatch.Config) { c.MaxSpool = 256 << 10 }))
+		end := running(t, w)
+		for i := range 1000 {
+			logger(w).Info(fmt.Sprintf("line %d", i), "x", strings.Repeat("x", 1000))
+			time.Sleep(time.Second)
+			if s := w.Status(); s.SpooledSize > 256<<10 {
+				t.Fatalf("spool: got %d bytes", s.SpooledSize)
+			}
+		}
+		f.set(func() { f.fault = nil })
+		time.Sleep(15 * time.Minute)
+		closed(t, end)
+		got := f.messages()
+		var notices int
+		lines := slices.DeleteFunc(slices.Clone(got), func(m string) bool {
+			missing := m == "log lines are missing before this one"
+			if missing {
+				notices++
+			}
+			return missing
+		})
+		dropped := int(w.Status().Dropped)
+		if dropped < 500 || dropped > 900 || notices == 0 {
+			t.Errorf("got %d dropped and %d notices", dropped, notices)
+		}
+		// Notices may be dropped like all else, and are counted then.
+		first := 1000 - len(lines)
+		if first > dropped || first < dropped-20 {
+			t.Errorf("got %d lines missing, and %d counted", first, dropped)
+		}
+		same(t, "lines", lines, numbered(first, 1000))
+		last := ""
+		for _, l := range f.streams["/bess/logs:bess-7"] {
+			if strings.Contains(l.Message, "missing before") {
+				last = l.Message
+			}
+		}
+		if want := fmt.Sprintf(`"dropped_in_all":%d,"dropped":{"the spool on disk was full":`, dropped); !strings.Contains(last, want) {
+			t.Errorf("notice: got %s, want %s", last, want)
+		}
+	})
+}
+
+// TestQueueFull: errors outlive what is no error, and nothing blocks.
+func TestQueueFull(t *testing.T) {
+	f := newFake(t)
+	w := open(t, config(f)) // nobody runs it
+	for i := range 6000 {
+		level := slog.LevelInfo
+		if i%100 == 0 {
+			level = slog.LevelError
+		}
+		logger(w).Log(t.Context(), level, fmt.Sprintf("line %d", i))
+	}
+	if s := w.Status(); s.Queued != 4096 || s.Dropped != 6000-4096 {
+		t.Errorf("got %d queued, %d dropped, want 4096 and 1904", s.Queued, s.Dropped)
+	}
+	if err := w.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	got := f.messages()
+	for i := 0; i < 6000; i += 100 {
+		if !slices.Contains(got, fmt.Sprintf("line %d", i)) {
+			t.Errorf("error %d is missing", i)
+		}
+	}
+	if !slices.Contains(got, "line 5999") || slices.Contains(got, "line 1") {
+		t.Error("the newest line is missing, or the oldest is not")
+	}
+}
+
+// TestNobodyWaits has everything hang for ever: server, disk and credentials.
+func TestNobodyWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		forever := make(chan struct{})
+		for what, change := range map[string]func(*cloudwatch.Config, *fakeLogs, *otatest.Disk){
+			"server": func(_ *cloudwatch.Config, f *fakeLogs, _ *otatest.Disk) { f.hang = true },
+			"disk": func(_ *cloudwatch.Config, _ *fakeLogs, d *otatest.Disk) {
+				d.OnEffect = func(int, string) otatest.Fault { <-forever; return otatest.Fault{} }
+			},
+			"credentials": func(c *cloudwatch.Config, _ *fakeLogs, _ *otatest.Disk) {
+				c.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+					<-forever
+					return aws.Credentials{}, errors.New("no")
+				})
+			},
+		} {
+			f, disk := newFake(t), otatest.NewDisk()
+			w := open(t, config(f, spooled(disk), func(c *cloudwatch.Config) { change(c, f, disk) }))
+			go w.Run(context.Background())
+			time.Sleep(20 * time.Minute) // it hangs
+			begin := time.Now()
+			for i := range 10_000 {
+				logger(w).Error(fmt.Sprintf("line %d", i))
+			}
+			if took := time.Since(begin); took != 0 { // in a bubble time only goes on when everybody waits
+				t.Errorf("%s: logging took %v", what, took)
+			}
+			begin = time.Now()
+			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+			err := w.Close(ctx)
+			if took := time.Since(begin); took > 3*time.Second {
+				t.Errorf("%s: Close took %v, want 3 s at most", what, took)
+			}
+			if what == "disk" && err == nil {
+				t.Errorf("%s: Close: got no error, and lines are lost", what)
+			}
+			if s := w.Status(); s.Dropped < 10_000-2*4096 || s.Queued > 4096 {
+				t.Errorf("%s: got %+v", what, s)
+			}
+			cancel()
+		}
+		close(forever)
+	})
+}
+
+// TestDiskFull: lines are sent all the same, and go to disk when there is room.
+func TestDiskFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, disk := newFake(t), otatest.NewDisk()
+		var full atomic.Bool
+		full.Store(true)
+		disk.OnEffect = func(_ int, effect string) otatest.Fault {
+			if full.Load() && strings.HasPrefix(effect, "write") {
+				return otatest.Fault{Err: syscall.ENOSPC, Short: 11}
+			}
+			return otatest.Fault{}
+		}
+		w := open(t, config(f, spooled(disk)))
+		end := running(t, w)
+		for i := range 100 {
+			logger(w).Info(fmt.Sprintf("line %d", i))
+			time.Sleep(10 * time.Second)
+		}
+		if s := w.Status(); !errors.Is(s.SpoolErr, syscall.ENOSPC) || s.Err != nil || s.Sent < 60 {
+			t.Errorf("got %+v", s)
+		}
+		full.Store(false)
+		f.set(func() { f.fault = offline })
+		for i := 100; i < 200; i++ {
+			logger(w).Info(fmt.Sprintf("line %d", i))
+			time.Sleep(10 * time.Second)
+		}
+		if s := w.Status(); s.SpoolErr != nil || s.Spooled < 90 {
+			t.Errorf("got %+v", s)
+		}
+		f.set(func() { f.fault = nil })
+		closed(t, end)
+		same(t, "lines", f.messages(), numbered(0, 200))
+	})
+}
+
+// TestFaults are answers that are no success, each with what follows.
+func TestFaults(t *testing.T) {
+	type fault = func(n int, operation string, events []line) (*http.Response, bool, error)
+	once := func(do bool, res *http.Response, err error) fault {
+		return func(n int, _ string, _ []line) (*http.Response, bool, error) {
+			if n > 0 {
+				return nil, true, nil
+			}
+			return res, do, err
+		}
+	}
+	zero := 0
+	for _, tt := range []struct {
+		name  string
+		fault fault
+		want  string // requests
+		lines int    // of 10
+	}{
+		{"throttled", once(false, failure(400, "ThrottlingException", "Rate exceeded"), nil), "PutLogEvents ThrottlingException, PutLogEvents", 10},
+		{"unavailable", once(false, failure(503, "ServiceUnavailableException", ""), nil), "PutLogEvents ServiceUnavailableException, PutLogEvents", 10},
+		{"no answer", once(false, nil, errCable), "PutLogEvents connection, PutLogEvents", 10},
+		{"accepted already", once(true, failure(400, "DataAlreadyAcceptedException", "given"), nil), "PutLogEvents DataAlreadyAcceptedException", 10},
+		{"token", once(false, answer(400, map[string]string{"__type": "InvalidSequenceTokenException", "expectedSequenceToken": "7"}), nil), "PutLogEvents InvalidSequenceTokenException, PutLogEvents", 10},
+		{"expired", once(false, failure(400, "ExpiredTokenException", "expired"), nil), "PutLogEvents ExpiredTokenException, PutLogEvents", 10},
+		{"no gzip", once(false, failure(400, "SerializationException", ""), nil), "PutLogEvents SerializationException, PutLogEvents", 10},
+		{"portal", once(false, answer(302, "see other"), nil), "PutLogEvents, PutLogEvents", 10},
+		{"rejected", once(false, answer(200, map[string]any{"rejectedLogEventsInfo": map[string]*int{"tooNewLogEventStartIndex": &zero}}), nil), "PutLogEvents", 0},
+		{"denied", once(false, failure(400, "AccessDeniedException", "not allowed"), nil), "PutLogEvents AccessDeniedException, PutLogEvents", 10},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake(t)
+			f.streams["/bess/logs:bess-7"] = []line{}
+			f.fault = tt.fault
+			renewed := &renewable{}
+			w := open(t, config(f, spooled(otatest.NewDisk()), func(c *cloudwatch.Config) { c.Credentials = renewed }))
+			end := running(t, w)
+			for i := range 10 {
+				logger(w).Info(fmt.Sprintf("line %d", i), "x", strings.Repeat("x", 200))
+			}
+			time.Sleep(7 * time.Minute)
+			got := f.took()
+			if tt.lines < 10 { // the second upload, with a notice, may have come
+				got = strings.TrimSuffix(got, ", PutLogEvents")
+			}
+			if got != tt.want {
+				t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
+			}
+			lines := slices.DeleteFunc(f.messages(), func(m string) bool { return !strings.HasPrefix(m, "line") })
+			same(t, tt.name, append([]string(nil), lines...), numbered(0, tt.lines))
+			if got := int(w.Status().Dropped); got != 10-tt.lines {
+				t.Errorf("%s: got %d dropped, want %d", tt.name, got, 10-tt.lines)
+			}
+			if want := tt.name == "expired"; (renewed.times > 0) != want {
+				t.Errorf("%s: credentials renewed %d times", tt.name, renewed.times)
+			}
+			f.set(func() { f.fault = nil })
+			closed(t, end)
+		})
+	}
+}
+
+type renewable struct{ times int }
+
+func (r *renewable) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	return credentials.Retrieve(ctx)
+}
+func (r *renewable) Invalidate() { r.times++ }
+
+// TestBackOff: a server that is down for a day is not stormed, and found soon.
+func TestBackOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		f.fault = func(int, string, []line) (*http.Response, bool, error) {
+			return failure(503, "ServiceUnavailableException", ""), false, nil
+		}
+		w := open(t, config(f, spooled(otatest.NewDisk())))
+		end := running(t, w)
+		for range 24 * 60 {
+			logger(w).Error("it is down")
+			time.Sleep(time.Minute)
+		}
+		if n := len(f.requests); n < 24*6 || n > 24*13 {
+			t.Errorf("got %d requests in a day, want 6 to 12 an hour", n)
+		}
+		f.set(func() { f.fault = nil })
+		time.Sleep(10 * time.Minute)
+		if s := w.Status(); s.Sent < 24*60 || s.Err != nil {
+			t.Errorf("got %+v", s)
+		}
+		closed(t, end)
+	})
+}
+
+// TestPoison: one line that CloudWatch refuses does not hold up the others.
+func TestPoison(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		f.fault = func(_ int, _ string, events []line) (*http.Response, bool, error) {
+			if slices.ContainsFunc(events, func(l line) bool { return strings.Contains(l.Message, `"line 37"`) }) {
+				return failure(400, "InvalidParameterException", "I do not like it"), false, nil
+			}
+			return nil, true, nil
+		}
+		w := open(t, config(f, spooled(otatest.NewDisk())))
+		end := running(t, w)
+		for i := range 100 {
+			logger(w).Info(fmt.Sprintf("line %d", i))
+		}
+		time.Sleep(6 * time.Minute)
+		same(t, "lines", f.messages(), append(numbered(0, 37), numbered(38, 100)...))
+		time.Sleep(6 * time.Minute) // with the next upload the log says that one is missing
+		if got := f.messages(); got[len(got)-1] != "log lines are missing before this one" {
+			t.Errorf("got %q, want a notice", got[len(got)-1])
+		}
+		closed(t, end)
+	})
+}
+
+// TestClock wakes up in 1970, and is set after an hour, once in this life and once
+// in the next.
+func TestClock(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			f, disk := newFake(t), otatest.NewDisk()
+			booted := time.Now()
+			var set atomic.Bool
+			cfg := config(f, spooled(disk), func(c *cloudwatch.Config) {
+				c.Now = func() time.Time {
+					if set.Load() {
+						return time.Now()
+					}
+					return time.Unix(100, 0).Add(time.Since(booted))
+				}
+			})
+			w := open(t, cfg)
+			end := running(t, w)
+			for i := range 60 {
+				logger(w).Info(fmt.Sprintf("line %d", i))
+				if i == 30 {
+					w.PutMetrics(cloudwatch.Metrics{Namespace: "N", Values: []cloudwatch.Metric{{Name: "soc", Value: 50}}})
+				}
+				time.Sleep(time.Minute)
+			}
+			if got := f.took(); got != "" {
+				t.Errorf("got %s before the clock is right", got)
+			}
+			if restart {
+				if err := end(time.Minute); err != nil {
+					t.Error(err)
+				}
+				w = open(t, cfg)
+				end = running(t, w)
+			}
+			began := time.Now()
+			set.Store(true)
+			logger(w).Info("line 60")
+			time.Sleep(6 * time.Minute)
+			closed(t, end)
+			lines := f.streams["/bess/logs:bess-7"]
+			if len(lines) != 62 {
+				t.Fatalf("got %d lines, want 62", len(lines))
+			}
+			if !strings.Contains(lines[0].Message, `"clock_was":"1970-01-01T00:01:40Z"`) || strings.Contains(lines[61].Message, "clock_was") {
+				t.Errorf("got %s and %s", lines[0].Message, lines[61].Message)
+			}
+			got, want := time.UnixMilli(lines[0].Timestamp), booted
+			if restart { // the last one not later than the new life
+				want = began.Add(-59 * time.Minute)
+			}
+			if d := got.Sub(want).Abs(); d > time.Second {
+				t.Errorf("restart %v: line 0 is of %v, want %v", restart, got, want)
+			}
+			emf := lines[31].Message
+			if !strings.HasPrefix(emf, `{"_aws":{"Timestamp":`) || !strings.Contains(emf, "clock_was") {
+				t.Errorf("figures: got %s", emf)
+			}
+			if stamp := fmt.Sprintf(`"Timestamp":%d,`, lines[31].Timestamp); !restart && !strings.Contains(emf, stamp) {
+				t.Errorf("figures: got %s, want %s", emf, stamp)
+			}
+		})
+	}
+}
+
+// TestTooOldTooNew: what CloudWatch would not take is counted, and not sent.
+func TestTooOldTooNew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, disk := newFake(t), otatest.NewDisk()
+		f.fault = offline
+		var ahead atomic.Int64
+		w := open(t, config(f, spooled(disk), func(c *cloudwatch.Config) {
+			c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+		}))
+		end := running(t, w)
+		logger(w).Info("line 0")
+		time.Sleep(15 * 24 * time.Hour)
+		logger(w).Info("line 1")
+		ahead.Store(int64(30 * 24 * time.Hour))
+		logger(w).Info("line 2")
+		time.Sleep(time.Minute)
+		ahead.Store(0)
+		f.set(func() { f.fault = nil })
+		time.Sleep(16 * time.Minute)
+		got := slices.DeleteFunc(f.messages(), func(m string) bool { return strings.HasPrefix(m, "log lines are missing") })
+		same(t, "lines", got, []string{"line 1"})
+		if d := w.Status().Dropped; d != 2 {
+			t.Errorf("dropped: got %d, want 2", d)
+		}
+		closed(t, end)
+		all := fmt.Sprint(f.streams["/bess/logs:bess-7"])
+		for _, want := range []string{`"older than CloudWatch takes":1`, `"further in the future than CloudWatch takes":1`} {
+			if !strings.Contains(all, want) {
+				t.Errorf("got %s, want %s", all, want)
+			}
+		}
+	})
+}
+
+// TestLimits logs at random lengths and times, and lets the fake check all limits.
+func TestLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for seed := range uint64(2) {
+			f := newFake(t)
+			r := rand.New(rand.NewPCG(seed, 1))
+			w := open(t, config(f, spooled(otatest.NewDisk()), func(c *cloudwatch.Config) { c.MaxSpool = 64 << 20 }))
+			end := running(t, w)
+			n := 0
+			for range 300 {
+				switch r.IntN(20) {
+				case 0: // a storm, as much as the queue takes
+					for range 4000 {
+						logger(w).Warn(fmt.Sprintf("line %d", n))
+						n++
+					}
+				case 1:
+					logger(w).Info(fmt.Sprintf("line %d", n), "x", strings.Repeat("ö", r.IntN(40_000)))
+					n++
+				case 2:
+					f.set(func() { f.fault = offline })
+				case 3:
+					f.set(func() { f.fault = nil })
+				case 4:
+					time.Sleep(time.Duration(r.Int64N(int64(30 * time.Hour))))
+				}
+				logger(w).Info(fmt.Sprintf("line %d", n))
+				n++
+				time.Sleep(time.Duration(r.Int64N(int64(time.Minute))))
+				if w.Status().Dropped > 0 {
+					t.Fatalf("seed %d: got %+v", seed, w.Status())
+				}
+				if r.IntN(10) == 0 {
+					time.Sleep(time.Minute) // or the queue could be full
+				}
+			}
+			f.set(func() { f.fault = nil })
+			time.Sleep(time.Hour)
+			closed(t, end)
+			same(t, "lines", f.messages(), numbered(0, n))
+		}
+	})
+}
+
+// TestCut: a line that is too long is cut at a rune; bytes that are no text are
+// replaced.
+func TestCut(t *testing.T) {
+	f := newFake(t)
+	w := open(t, config(f, func(c *cloudwatch.Config) { c.Now = time.Now }))
+	logger(w).Info(strings.Repeat("ö", 200_000))
+	if err := w.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	got := f.streams["/bess/logs:bess-7"][0].Message
+	if len(got) > 256<<10-26 || len(got) < 256<<10-30 || !utf8.ValidString(got) || !strings.HasSuffix(got, "ö... (cut, it has 400") && !strings.Contains(got[len(got)-40:], "ö... (cut, it has 400") {
+		t.Errorf("got %d bytes, end %q", len(got), got[len(got)-40:])
+	}
+}
+
+// TestSecrets: AWS explains a wrong signature by what was signed.
+func TestSecrets(t *testing.T) {
+	for _, res := range []*http.Response{
+		failure(403, "InvalidSignatureException", "The Canonical String should have been\nx-amz-security-token:long+token"),
+		failure(400, "AccessDeniedException", "token long+token, key very/secret\nsecond line"),
+	} {
+		f := newFake(t)
+		f.fault = func(int, string, []line) (*http.Response, bool, error) { return res, false, nil }
+		w := open(t, config(f, func(c *cloudwatch.Config) { c.Now = time.Now }))
+		logger(w).Info("line 0")
+		err := w.Close(t.Context())
+		if err == nil || strings.Contains(err.Error(), "long+token") || strings.Contains(err.Error(), "very/secret") {
+			t.Errorf("got %v, want an error without secrets", err)
+		}
+	}
+}
+
+// TestNoLoop: what is told about failures may be logged through the writer itself.
+func TestNoLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		f.fault = offline
+		var log *slog.Logger
+		w := open(t, config(f, spooled(otatest.NewDisk()), func(c *cloudwatch.Config) {
+			c.Changed = func(err error) { log.Error("CloudWatch", "err", err) }
+		}))
+		log = logger(w)
+		end := running(t, w)
+		log.Info("line 0")
+		time.Sleep(24 * time.Hour)
+		if s := w.Status(); s.Spooled+s.Queued != 2 {
+			t.Errorf("got %+v, want 2 lines: ours, and one that it does not work", s)
+		}
+		closed(t, end)
+	})
+}
+
+// TestCloseInFlight closes during an upload that takes its time: its lines are sent
+// once, not twice and not never.
+func TestCloseInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, disk := newFake(t), otatest.NewDisk()
+		slow := &slowTransport{f, 20 * time.Second}
+		w := open(t, config(f, spooled(disk), func(c *cloudwatch.Config) {
+			c.Client, c.Every = &http.Client{Transport: slow}, 10*time.Second
+		}))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- w.Run(ctx) }()
+		for i := range 10 {
+			logger(w).Info(fmt.Sprintf("line %d", i))
+		}
+		time.Sleep(15 * time.Second) // it is under way
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		if err := w.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		same(t, "lines", f.messages(), numbered(0, 10))
+		if got := files(t, disk); len(got) != 0 {
+			t.Errorf("files: got %v, want none", got)
+		}
+	})
+}
+
+// slowTransport is a fake that is slow before and fast after.
+type slowTransport struct {
+	next  http.RoundTripper
+	delay time.Duration
+}
+
+func (s *slowTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	select {
+	case <-time.After(s.delay):
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
+	return s.next.RoundTrip(r)
+}
+
+func TestOpenRefuses(t *testing.T) {
+	for want, change := range map[string]func(*cloudwatch.Config){
+		"log group":   func(c *cloudwatch.Config) { c.Group = "a b" },
+		"log stream":  func(c *cloudwatch.Config) { c.Stream = "a:b" },
+		"region":      func(c *cloudwatch.Config) { c.Region = "" },
+		"credentials": func(c *cloudwatch.Config) { c.Credentials = nil },
+		"endpoint":    func(c *cloudwatch.Config) { c.Endpoint = "logs.eu-central-1.amazonaws.com" },
+		"spool":       func(c *cloudwatch.Config) { c.MaxSpool = 1000 },
+	} {
+		if _, err := cloudwatch.Open(config(newFake(t), change)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want one about %s", err, want)
+		}
+	}
+}
+
+// TestHandlerGroups finds attributes and groups where package slog puts them.
+func TestHandlerGroups(t *testing.T) {
+	f := newFake(t)
+	w := open(t, config(f, func(c *cloudwatch.Config) { c.Now, c.Level = time.Now, slog.LevelDebug }))
+	log := slog.New(w.Handler()).With("a", 1).WithGroup("g").With("b", 2)
+	log.Debug("line 0", "c", 3)
+	log.Error("line 1", "c", 3)
+	if err := w.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range f.streams["/bess/logs:bess-7"] {
+		if want := `"a":1,"g":{"b":2,"c":3}}`; !bytes.HasSuffix([]byte(l.Message), []byte(want)) {
+			t.Errorf("got %s, want %s", l.Message, want)
+		}
+	}
+}
