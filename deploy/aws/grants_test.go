@@ -117,6 +117,7 @@ var granted = map[string][]string{
 		`FunctionRole: Allow itself logs:PutLogEvents @FunctionLogs.Arn`,
 		`FunctionRole: Allow itself secretsmanager:GetSecretValue @SigningSecret`,
 		`SigningUserName: Allow itself s3:GetObject ${Bucket.Arn}/${Prefix}images/*`,
+		`SigningUserName: Allow itself s3:GetObject ${Bucket.Arn}/${Prefix}bundles/*`,
 	},
 	"iot.yaml": {
 		`DevicePolicy: Allow itself iot:Connect ` + iotARN + `client/${!iot:Connection.Thing.ThingName} {"Condition":{"Bool":{"iot:Connection.Thing.IsAttached":"true"}}}`,

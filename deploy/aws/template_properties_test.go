@@ -103,8 +103,8 @@ var properties = []property{
 	}},
 	{"template.yaml", "devices need a token to check in, unless somebody says otherwise", map[string]string{
 		"Parameters.OpenCheckin.Default": "no", "Conditions.HasOpenCheckin": `{"Fn::Equals":[{"Ref":"OpenCheckin"},"yes"]}`,
-		fn + "Environment.Variables.OPEN": `{"Fn::If":["HasOpenCheckin","1",""]}`,
-	}, []change{{"Parameters.OpenCheckin.Default", "yes"}, {fn + "Environment.Variables.OPEN", "1"}}},
+		fn + "Environment.Variables.OPEN": `{"Fn::If":["HasOpenCheckin","true","false"]}`,
+	}, []change{{"Parameters.OpenCheckin.Default", "yes"}, {fn + "Environment.Variables.OPEN", "true"}}},
 	{"iot.yaml", "logs of devices outlive the stack, and end", map[string]string{
 		"Resources.DeviceLogs.DeletionPolicy": "Retain", "Resources.DeviceLogs.UpdateReplacePolicy": "Retain",
 		"Resources.DeviceLogs.Properties.RetentionInDays": `{"Ref":"LogDays"}`,
