@@ -124,6 +124,10 @@ type Firmware struct {
 	Reboot      bool     // needs a restart; devices assume true without the header
 	MinSoC      *float64 // percent; nil: the device's own limit
 	Published   time.Time
+
+	// Size is said in a header of ours, in bytes, by who cannot promise that the
+	// Content-Length of a HEAD arrives: a REST API renames it. 0: not said.
+	Size int64
 }
 
 // SetHeaders sets the headers for f. Nothing in f can make a second header.
@@ -144,6 +148,9 @@ func (f Firmware) SetHeaders(h http.Header) {
 	}
 	if !f.Published.IsZero() {
 		set("X-Firmware-Published", f.Published.UTC().Format(time.RFC3339))
+	}
+	if f.Size > 0 {
+		set("X-Firmware-Size", strconv.FormatInt(f.Size, 10))
 	}
 	h.Set("Cache-Control", "no-cache")
 }

@@ -71,14 +71,14 @@ func TestFirmwareHeaders(t *testing.T) {
 	minSoC := 42.5
 	h := http.Header{}
 	door.Firmware{Version: "2.0.0", MD5: "ab", SHA256: "cd", Notes: "Balancing\r\nX-Firmware-Version: 9.9.9\u2028\x00 é " + strings.Repeat("é", 200),
-		Mandatory: true, MinSoC: &minSoC, Published: time.Date(2026, 11, 1, 12, 0, 0, 0, time.FixedZone("", 3600))}.SetHeaders(h)
+		Mandatory: true, MinSoC: &minSoC, Published: time.Date(2026, 11, 1, 12, 0, 0, 0, time.FixedZone("", 3600)), Size: 5}.SetHeaders(h)
 	notes := h.Get("X-Firmware-Notes")
 	if !strings.HasPrefix(notes, "Balancing X-Firmware-Version: 9.9.9") || len(notes) > door.MaxNotes || strings.ContainsAny(notes, "\r\n\x00\u2028") {
 		t.Errorf("notes of %d bytes: %q", len(notes), notes)
 	}
 	h.Del("X-Firmware-Notes")
 	want := http.Header{"X-Firmware-Version": {"2.0.0"}, "X-Firmware-Md5": {"ab"}, "X-Firmware-Sha256": {"cd"}, "X-Firmware-Mandatory": {"true"},
-		"X-Firmware-Reboot": {"false"}, "X-Firmware-Minsoc": {"42.5"}, "X-Firmware-Published": {"2026-11-01T11:00:00Z"}, "Cache-Control": {"no-cache"}}
+		"X-Firmware-Reboot": {"false"}, "X-Firmware-Minsoc": {"42.5"}, "X-Firmware-Published": {"2026-11-01T11:00:00Z"}, "X-Firmware-Size": {"5"}, "Cache-Control": {"no-cache"}}
 	if diff := cmp.Diff(want, h); diff != "" {
 		t.Errorf("headers (-want +got):\n%s", diff)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/interlock-energy/ota/internal/blob"
 	"github.com/interlock-energy/ota/internal/bucket"
 	"github.com/interlock-energy/ota/internal/door"
+	"github.com/interlock-energy/ota/internal/lambda/event"
 )
 
 // file is what a front door is about: an object that is there, and what the
@@ -166,10 +167,12 @@ const maxCarried = 4 << 20
 // sends a GET to S3. Espressif's esp_http_client follows a 302 and keeps the
 // method and all headers, Authorization included, which S3 refuses beside a
 // presigned URL ("Only one auth mechanism allowed"): who sent one gets the bytes
-// from here, if the file is small enough. The others have forgotten the header by
-// then (RFC 9110, section 15.4) or ask for a range.
+// from here, if the file is small enough. Who can do better asks for a range, or
+// forgets the header on the way (RFC 9110, section 15.4). A REST API gets none, as
+// it hands out base64 for bytes unless it was told of binary types.
 func (f *Function) send(w http.ResponseWriter, r *request, im *file) error {
 	h := w.Header()
+	im.Size = im.object.Size
 	im.SetHeaders(h)
 	h.Set("ETag", im.object.ETag) // S3's own, as the GET will have it
 	h.Set("Accept-Ranges", "bytes")
@@ -179,7 +182,8 @@ func (f *Function) send(w http.ResponseWriter, r *request, im *file) error {
 		w.WriteHeader(http.StatusOK)
 		return nil
 	}
-	if r.Header.Get("Authorization") != "" && r.Header.Get("Range") == "" && im.object.Size <= maxCarried {
+	if r.Header.Get("Authorization") != "" && r.Header.Get("Range") == "" && im.object.Size <= maxCarried &&
+		event.OriginOf(r.Context()).Kind != event.REST {
 		return carry(w, r, im)
 	}
 	u, err := f.presign(r.Context(), im.urls, im.key)
