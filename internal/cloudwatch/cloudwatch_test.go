@@ -607,35 +607,60 @@ func TestNoLoop(t *testing.T) {
 }
 
 // TestCloseInFlight closes during an upload that takes its time: its lines are sent
-// once, not twice and not never.
+// once, not twice and not never. If there is not the time, they are sent later.
 func TestCloseInFlight(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f, disk := newFake(t), otatest.NewDisk()
-		slow := &slowTransport{f, 20 * time.Second}
-		w := open(t, config(f, spooled(disk), func(c *cloudwatch.Config) {
-			c.Client, c.Every = &http.Client{Transport: slow}, 10*time.Second
-		}))
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error)
-		go func() { done <- w.Run(ctx) }()
-		for i := range 10 {
-			logger(w).Info(fmt.Sprintf("line %d", i))
-		}
-		time.Sleep(15 * time.Second) // it is under way
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		ctx, cancel = context.WithTimeout(t.Context(), 2*time.Minute)
-		defer cancel()
-		if err := w.Close(ctx); err != nil {
-			t.Error(err)
-		}
-		same(t, "lines", f.messages(), numbered(0, 10))
-		if got := files(t, disk); len(got) != 0 {
-			t.Errorf("files: got %v, want none", got)
-		}
-	})
+	for _, tt := range []struct {
+		what  string
+		disk  bool          // or is it broken
+		limit time.Duration // of Close; the answer takes 20 s
+		sent  int
+	}{
+		{"disk", true, 2 * time.Minute, 10},
+		{"no disk", false, 2 * time.Minute, 10},
+		{"disk, no time", true, time.Second, 0},
+		{"no disk, no time", false, time.Second, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f, disk := newFake(t), otatest.NewDisk()
+			slow := &slowTransport{f, 20 * time.Second}
+			if !tt.disk {
+				disk.OnEffect = func(int, string) otatest.Fault { return otatest.Fault{Err: syscall.EROFS} }
+			}
+			cfg := config(f, spooled(disk), func(c *cloudwatch.Config) {
+				c.Client, c.Every = &http.Client{Transport: slow}, 10*time.Second
+			})
+			w := open(t, cfg)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() { done <- w.Run(ctx) }()
+			for i := range 10 {
+				logger(w).Info(fmt.Sprintf("line %d", i))
+			}
+			time.Sleep(15 * time.Second) // it is under way
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			ctx, cancel = context.WithTimeout(t.Context(), tt.limit)
+			defer cancel()
+			err := w.Close(ctx)
+			if lost := !tt.disk && tt.sent == 0; lost != (err != nil) {
+				t.Errorf("%s: got %v", tt.what, err)
+			}
+			synctest.Wait()
+			same(t, tt.what, f.messages(), numbered(0, tt.sent))
+			if tt.disk {
+				if got := files(t, disk); (len(got) == 0) != (tt.sent == 10) {
+					t.Errorf("%s: got files %v", tt.what, got)
+				}
+				w = open(t, cfg)
+				if err := w.Close(t.Context()); err != nil {
+					t.Error(err)
+				}
+				same(t, tt.what, f.messages(), numbered(0, 10))
+			}
+		})
+	}
 }
 
 // slowTransport is a fake that is slow before and fast after.

@@ -35,7 +35,8 @@ type batch struct {
 
 // Run writes to disk and uploads until ctx ends or Close is called. The first
 // upload is after a random part of [Config.Every], so that a fleet that gets its
-// power back does not come at once. An upload that is under way is left to Close.
+// power back does not come at once. When ctx ends, an upload that is under way is
+// left to Close, and so are the lines in memory if it is of some of them.
 // The error is about calling it at a wrong time only.
 func (w *Writer) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
@@ -135,7 +136,7 @@ func (w *Writer) spill(end bool) {
 		r.spillAt = time.Now().Add(clockEvery)
 		return
 	}
-	if r.flight != nil && r.flight.seg == nil && !end {
+	if r.flight != nil && r.flight.seg == nil {
 		return // what is pending is being sent
 	}
 	if len(r.pending) > 0 && !w.save() {
@@ -330,9 +331,7 @@ func (w *Writer) changed(err error) {
 func (w *Writer) finish(ctx context.Context) int {
 	r := &w.run
 	defer context.AfterFunc(ctx, w.end)()
-	if r.flight == nil || r.flight.seg != nil {
-		w.spill(true)
-	}
+	w.spill(true)
 	if r.flight != nil {
 		w.landed(<-r.results) // soon, because ctx ends it
 	}
