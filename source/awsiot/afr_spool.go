@@ -138,10 +138,7 @@ func (s *afrSpool) receiveFile(ctx context.Context, f *afrFile, open func(contex
 // resume returns how far f is received, and the hash of that. It begins anew where
 // nothing is there that can be used.
 func (s *afrSpool) resume(ctx context.Context, f *afrFile) (*spooled, hash.Hash, error) {
-	st, err := s.state()
-	if err != nil {
-		return nil, nil, err
-	}
+	st := s.state()
 	if st != nil && st.ID == f.id() && st.Size == f.Size {
 		sum, err := s.hashFile(ctx, st)
 		if err == nil {
@@ -160,19 +157,17 @@ func (s *afrSpool) resume(ctx context.Context, f *afrFile) (*spooled, hash.Hash,
 	return st, sum, nil
 }
 
-// state reads spool.json: nil if there is none that can be used.
-func (s *afrSpool) state() (*spooled, error) {
+// state reads spool.json: nil if there is none that can be used, for whatever reason. Then
+// the file is received again, and the state written anew.
+func (s *afrSpool) state() *spooled {
 	b, err := durable.ReadFile(s.FS, filepath.Join(s.Dir, spoolState), maxSpoolState)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
 	if err != nil {
-		return nil, diskError(err)
+		return nil
 	}
-	return parseSpooled(b), nil
+	return parseSpooled(b)
 }
 
-// parseSpooled returns nil for what it does not understand: then the file is received again.
+// parseSpooled returns nil for what it does not understand.
 func parseSpooled(b []byte) *spooled {
 	st := new(spooled)
 	dec := json.NewDecoder(bytes.NewReader(b))
@@ -340,10 +335,7 @@ func (s *afrSpool) verified(f *afrFile) ([]byte, error) {
 // the beginning of an image, all of the file is compared with what was received: if it
 // is damaged, the error wraps errSpoolDamaged, and receive gets it again.
 func (s *afrSpool) open(m *ota.Manifest, im *ota.Image, offset int64) (io.ReadCloser, error) {
-	st, err := s.state()
-	if err != nil {
-		return nil, err
-	}
+	st := s.state()
 	if st == nil || st.Received != st.Size {
 		return nil, coded(ota.ErrServer, "%w: it is not there as a whole", errSpoolDamaged)
 	}
