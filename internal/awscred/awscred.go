@@ -85,7 +85,7 @@ func FromFile(path, profile string) (aws.CredentialsProvider, error) {
 func parse(data []byte, profile string) aws.Credentials {
 	c := aws.Credentials{Source: "credentials file"}
 	ours := false
-	lines := bufio.NewScanner(bytes.NewReader(data))
+	lines := bufio.NewScanner(bytes.NewReader(bytes.TrimPrefix(data, []byte("\ufeff"))))
 	lines.Buffer(nil, maxFile+1)
 	for lines.Scan() {
 		line := strings.TrimSpace(lines.Text())
