@@ -58,7 +58,7 @@ func (s *Source) watch(ctx context.Context) {
 		case <-time.After(max(0, wait)):
 		}
 		if _, _, err := s.line.now(); err != nil {
-			retryAt = time.Time{} // a connection that comes up is a reason to look
+			lookDue, retryAt = false, time.Time{} // a connection that comes up is a reason to look
 			told.failed()
 			continue
 		}
