@@ -189,28 +189,27 @@ func (a *Agent) fill() (err error) {
 	return err
 }
 
-// Close ends the logs. Run does it, too.
+// Close ends the log file. Run does it, too.
 func (a *Agent) Close() {
-	if a.logFile == nil && a.cloud == nil {
+	if a.logFile == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), closeLogs)
 	defer cancel()
-	if a.cloud != nil {
-		if err := a.cloud.Close(ctx); err != nil {
-			a.log.Warn("send the rest of the log", "error", err)
-		}
-	}
-	if a.logFile != nil {
-		if err := a.logFile.Close(ctx); err != nil {
-			a.log.Warn("close the log file", "error", err)
-		}
+	if err := a.logFile.Close(ctx); err != nil {
+		a.log.Warn("close the log file", "error", err)
 	}
 }
+
+// closeLogs is how long a log may take for its last lines. The device restarts after it.
+const closeLogs = 2 * time.Second
 
 // Run works until ctx ends, and returns nil then. It may be called once.
 func (a *Agent) Run(ctx context.Context) (err error) {
 	defer a.Close()
+	if a.cloud != nil {
+		defer a.closeCloud()
+	}
 	defer a.holdDog(ctx)()
 	ctx, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup

@@ -168,6 +168,16 @@ func (a *Agent) runCloud(ctx context.Context) {
 	}
 }
 
+// closeCloud sends the rest of the log, or leaves it for the next start. An agent that
+// never ran has nothing to send.
+func (a *Agent) closeCloud() {
+	ctx, cancel := context.WithTimeout(context.Background(), closeLogs)
+	defer cancel()
+	if err := a.cloud.Close(ctx); err != nil {
+		a.log.Warn("send the rest of the log", "error", err)
+	}
+}
+
 // imageVersion reads the version in a raw image of the kind of slots that this
 // device has, or is nil where images do not say it.
 func (a *Agent) imageVersion() func(io.ReaderAt, int64) (string, error) {

@@ -86,7 +86,7 @@ type Config struct {
 	Hardware string
 	Version  string // that runs now
 
-	// Dir is an existing directory that survives restarts, for what is known of the
+	// Dir is a directory that survives restarts, made when it is needed, for what is known of the
 	// job in hand, and for files that are spooled.
 	Dir string
 	// FS is what Dir is on; default: durable.OS.

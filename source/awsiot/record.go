@@ -131,6 +131,9 @@ func saveRecord(fsys durable.FS, dir string, r record) error {
 	if err != nil {
 		return fmt.Errorf("save what is known of the job in hand: %w", err)
 	}
+	if err := durable.MkdirAll(fsys, dir, 0o700); err != nil {
+		return fmt.Errorf("save what is known of the job in hand: %w", err)
+	}
 	if err := durable.WriteFile(fsys, filepath.Join(dir, recordName), b, 0o600); err != nil {
 		return fmt.Errorf("save what is known of the job in hand: %w", err)
 	}
