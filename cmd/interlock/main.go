@@ -43,6 +43,8 @@ type cli struct {
 	Releases releasesCmd `cmd:"" group:"fleet" help:"List, promote and withdraw releases."`
 	Devices  devicesCmd  `cmd:"" group:"fleet" help:"List devices, and why each is or is not updated."`
 	Groups   groupsCmd   `cmd:"" group:"fleet" help:"List and make groups."`
+	Reports  reportsCmd  `cmd:"" group:"fleet" help:"Show how updates ended, where there is no server."`
+	Tokens   tokensCmd   `cmd:"" group:"fleet" help:"List and revoke devices' tokens, where there is no server."`
 
 	Device   deviceCmd   `cmd:"" group:"device" help:"Talk to the agent on this device."`
 	Evidence evidenceCmd `cmd:"" group:"device" help:"Show what happened in a device's updates, and verify that nothing in it was changed."`

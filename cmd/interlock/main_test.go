@@ -22,7 +22,7 @@ func TestScripts(t *testing.T) {
 		Dir:           "testdata",
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
 		Setup: func(e *testscript.Env) error {
-			for _, name := range []string{"INTERLOCK_SERVER", "INTERLOCK_TOKEN", "INTERLOCK_TOKEN_FILE", "SOURCE_DATE_EPOCH"} {
+			for _, name := range []string{"INTERLOCK_SERVER", "INTERLOCK_BUCKET", "INTERLOCK_TOKEN", "INTERLOCK_TOKEN_FILE", "SOURCE_DATE_EPOCH"} {
 				e.Setenv(name, "")
 			}
 			e.Setenv("INTERLOCK_CA", "ca.pem")

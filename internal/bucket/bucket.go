@@ -56,7 +56,9 @@ var (
 	ErrInvalid  = errors.New("invalid")   // the request makes no sense, and never will
 	ErrConflict = errors.New("conflict")  // the request contradicts what is stored
 	ErrDamaged  = errors.New("damaged")   // what is stored is not what this package writes
-	ErrTooLong  = errors.New("too long")  // devices of the document aws-s3-ota.md have no room for it; also an ErrInvalid
+
+	// ErrTooLong says that devices of the document aws-s3-ota.md have no room for it.
+	ErrTooLong = fmt.Errorf("%w: too long", ErrInvalid)
 )
 
 // Bucket is releases in a store. Its methods may be called from any goroutine

@@ -39,7 +39,7 @@ func (b *Bucket) Groups(ctx context.Context) ([]api.Group, error) {
 		if err != nil {
 			return err
 		}
-		out[i] = c.describe()
+		out[i] = c.Describe()
 		return nil
 	})
 	if err != nil {
@@ -62,7 +62,8 @@ func (b *Bucket) groupNames(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-func (c *Current) describe() api.Group {
+// Describe returns what people see of it.
+func (c *Current) Describe() api.Group {
 	g := api.Group{Name: c.Group}
 	for _, r := range c.Releases {
 		g.Current = append(g.Current, api.Current{Product: r.Product, Version: r.Version, Digest: r.Digest})

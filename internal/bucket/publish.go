@@ -152,8 +152,8 @@ func (p *publication) fits(ctx context.Context) error {
 		return nil
 	}
 	tooLong := func(what string, has, most int, instead string) error {
-		return fmt.Errorf("%w: %w: %s %d characters, devices of aws-s3-ota take %d; %s, or say that there are no such devices",
-			ErrInvalid, ErrTooLong, what, has, most, instead)
+		return fmt.Errorf("%w: %s %d characters, devices of aws-s3-ota take %d; %s, or say that there are no such devices",
+			ErrTooLong, what, has, most, instead)
 	}
 	if n := len(p.fresh.Version); n > MaxVersion {
 		return tooLong("the version has", n, MaxVersion, "shorten it")
