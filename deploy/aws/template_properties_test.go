@@ -96,11 +96,13 @@ var properties = []property{
 	{"template.yaml", "the key that signs URLs is in no output and no variable", map[string]string{
 		fn + "Environment.Variables.SIGNING_SECRET_ARN": `{"Fn::If":["HasSigningUser",{"Ref":"SigningSecret"},""]}`,
 		fn + "Environment.Variables.SIGNING_SECRET":     "null", fn + "Environment.Variables.SIGNING_KEY_ID": "null",
-		"Outputs.Secret": "null",
 	}, []change{
 		{fn + "Environment.Variables.SIGNING_SECRET_ARN", nil},
 		{fn + "Environment.Variables.SIGNING_SECRET", map[string]any{"Fn::GetAtt": []any{"SigningKey", "SecretAccessKey"}}},
 	}},
+	{"template.yaml", "a new key is used at once", map[string]string{
+		"Resources.SigningKey.Properties.Serial": `{"Ref":"SigningKeySerial"}`, fn + "Environment.Variables.SIGNING_KEY_SERIAL": `{"Ref":"SigningKeySerial"}`,
+	}, []change{{"Resources.SigningKey.Properties.Serial", nil}, {fn + "Environment.Variables.SIGNING_KEY_SERIAL", nil}}},
 	{"template.yaml", "devices need a token to check in, unless somebody says otherwise", map[string]string{
 		"Parameters.OpenCheckin.Default": "no", "Conditions.HasOpenCheckin": `{"Fn::Equals":[{"Ref":"OpenCheckin"},"yes"]}`,
 		fn + "Environment.Variables.OPEN": `{"Fn::If":["HasOpenCheckin","true","false"]}`,
