@@ -403,3 +403,13 @@ func FuzzWirePackets(f *testing.F) {
 		}
 	})
 }
+
+// has waits a moment for a message.
+func (d *device) has() bool {
+	select {
+	case <-d.got:
+		return true
+	case <-time.After(100 * time.Millisecond):
+		return false
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -21,7 +20,7 @@ type jobCore struct {
 
 type job struct {
 	Job
-	document map[string]any
+	document json.RawMessage
 	canceled bool
 	closed   bool // the maintenance window
 }
@@ -91,11 +90,11 @@ func (c *jobCore) check(j Job) (*job, error) {
 	if len(j.Document) > maxDocument {
 		return nil, fmt.Errorf("got a document of %d bytes, want at most %d", len(j.Document), maxDocument)
 	}
-	read := json.NewDecoder(strings.NewReader(j.Document))
-	read.UseNumber() // a large number goes to the device as it was written
-	if err := read.Decode(&made.document); err != nil || made.document == nil || read.More() {
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(j.Document), &object); err != nil || object == nil {
 		return nil, fmt.Errorf("read the document as a JSON object: %v", err)
 	}
+	made.document = json.RawMessage(j.Document)
 	if t := j.InProgressTimeout; t != 0 && (t%time.Minute != 0 || t < time.Minute || t > maxMinutes*time.Minute) {
 		return nil, fmt.Errorf("got an in-progress timeout of %v, want 1 to %d whole minutes", t, maxMinutes)
 	}
@@ -336,43 +335,28 @@ func (c *jobCore) expire(now time.Time) []Message {
 
 // placeholder is what a document may contain in any string (developer guide,
 // "Presigned URLs").
-var placeholder = regexp.MustCompile(`\$\{aws:iot:s3-presigned-url:([^}]*)\}`)
+var placeholder = regexp.MustCompile(`\$\{aws:iot:s3-presigned-url:([^}"]*)\}`)
 
-// fill is the document as a device gets it. The placeholders are filled in
-// wherever the document is sent, so also in notify-next.
-func (c *jobCore) fill(e *execution) (any, error) {
+// fill is the document as a device gets it, otherwise as it was written. The
+// placeholders are filled in wherever the document is sent, so also in notify-next.
+func (c *jobCore) fill(e *execution) (json.RawMessage, error) {
 	if c.presign == nil {
 		return e.job.document, nil
 	}
 	var failed error
-	var walk func(v any) any
-	walk = func(v any) any {
-		switch v := v.(type) {
-		case map[string]any:
-			filled := map[string]any{}
-			for key, value := range v {
-				filled[key] = walk(value)
-			}
-			return filled
-		case []any:
-			filled := make([]any, len(v))
-			for i := range v {
-				filled[i] = walk(v[i])
-			}
-			return filled
-		case string:
-			if !strings.Contains(v, "${aws:iot:") {
-				return v
-			}
-			return placeholder.ReplaceAllStringFunc(v, func(found string) string {
-				url, err := c.presign(e.Thing, placeholder.FindStringSubmatch(found)[1])
-				if err != nil {
-					failed = err
-				}
-				return url
-			})
+	filled := placeholder.ReplaceAllFunc(e.job.document, func(found []byte) []byte {
+		var url string
+		if err := json.Unmarshal(fmt.Appendf(nil, `"%s"`, placeholder.FindSubmatch(found)[1]), &url); err != nil {
+			failed = err
+			return found
 		}
-		return v
-	}
-	return walk(e.job.document), failed
+		signed, err := c.presign(e.Thing, url)
+		if err != nil {
+			failed = err
+			return found
+		}
+		quoted, _ := json.Marshal(signed) // a string: cannot fail
+		return quoted[1 : len(quoted)-1]
+	})
+	return filled, failed
 }

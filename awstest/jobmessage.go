@@ -20,7 +20,7 @@ const answer = "\x00asked"
 type wireExecution struct {
 	JobID         string            `json:"jobId"`
 	Thing         string            `json:"thingName,omitempty"`
-	Document      any               `json:"jobDocument,omitempty"`
+	Document      json.RawMessage   `json:"jobDocument,omitempty"`
 	Status        Status            `json:"status"`
 	StatusDetails map[string]string `json:"statusDetails,omitempty"`
 	QueuedAt      int64             `json:"queuedAt"`
@@ -54,11 +54,11 @@ type wireLists struct {
 }
 
 type wireAccepted struct {
-	Execution *wireExecution `json:"execution,omitempty"`
-	State     *wireState     `json:"executionState,omitempty"`
-	Document  any            `json:"jobDocument,omitempty"`
-	Timestamp int64          `json:"timestamp"`
-	Token     string         `json:"clientToken,omitempty"`
+	Execution *wireExecution  `json:"execution,omitempty"`
+	State     *wireState      `json:"executionState,omitempty"`
+	Document  json.RawMessage `json:"jobDocument,omitempty"`
+	Timestamp int64           `json:"timestamp"`
+	Token     string          `json:"clientToken,omitempty"`
 }
 
 type wireNotify struct {

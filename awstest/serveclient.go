@@ -146,6 +146,13 @@ func (c *serviceClient) send(m Message) {
 			return
 		}
 		ctx, cancel := context.WithTimeout(c.ctx, connectTimeout)
+		go func() { // paho would wait for the acknowledgement in the next connection
+			select {
+			case <-client.Done():
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
 		_, err := client.Publish(ctx, &paho.Publish{Topic: m.Topic, Payload: m.Payload, QoS: 1})
 		cancel()
 		if err == nil {
