@@ -8,6 +8,7 @@ import (
 	"net"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,7 +27,7 @@ func (cfg *Config) complete() (*tls.Config, error) {
 	if err != nil {
 		host, port = strings.Trim(cfg.Endpoint, "[]"), defaultPort
 	}
-	if host == "" || strings.ContainsAny(host, "/ ") {
+	if _, err := strconv.ParseUint(port, 10, 16); host == "" || strings.ContainsAny(host, "/ ") || err != nil {
 		return nil, fmt.Errorf("endpoint %q: want host or host:port, as \"aws iot describe-endpoint --endpoint-type iot:Data-ATS\" says it", cfg.Endpoint)
 	}
 	cfg.Endpoint = net.JoinHostPort(host, port)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -173,12 +174,27 @@ var errTooLarge = errors.New("the broker sends a packet that is too large")
 // anybody makes room for it. It follows the fixed headers (MQTT 5.0, section 2.1).
 type bounded struct {
 	net.Conn
-	left   int64 // bytes of the present packet that are not read yet
-	length int64 // remaining length as far as it is read
-	shift  uint  // 0: the next byte is a packet's first; else 1 + 7 for each byte of length
+	heard  atomic.Bool // something was asked to be read
+	left   int64       // bytes of the present packet that are not read yet
+	length int64       // remaining length as far as it is read
+	shift  uint        // 0: the next byte is a packet's first; else 1 + 7 for each byte of length
+}
+
+// Write says why the other side has hung up, if it did before it was asked anything: with
+// TLS 1.3 that is how it refuses a certificate (RFC 8446, section 4.4.2.4), and only a read shows it.
+func (b *bounded) Write(p []byte) (int, error) {
+	n, err := b.Conn.Write(p)
+	if err != nil && !b.heard.Load() {
+		_ = b.SetReadDeadline(time.Now().Add(time.Second))
+		if _, readErr := b.Conn.Read(make([]byte, 1)); readErr != nil && strings.Contains(readErr.Error(), "tls:") {
+			err = readErr
+		}
+	}
+	return n, err
 }
 
 func (b *bounded) Read(p []byte) (int, error) {
+	b.heard.Store(true)
 	n, err := b.Conn.Read(p)
 	for i := 0; i < n; {
 		if b.left > 0 {

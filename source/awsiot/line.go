@@ -105,14 +105,15 @@ func (l *line) once(ctx context.Context, said *string) error {
 	l.mu.Unlock()
 	if err := subscribe(ctx, c, filters); err != nil {
 		_ = c.Disconnect(&paho.Disconnect{})
+		if errors.Is(err, ota.ErrAuthentication) {
+			return err
+		}
 		select {
-		case cause := <-lost: // says more
-			if cause != nil {
-				return cause
-			}
+		case err = <-lost: // says more
 		default:
 		}
-		return err
+		// AWS ends the connection of a client that asks for what its policy does not allow.
+		return fmt.Errorf("the connection ended while the device subscribed to the topics of its jobs: %w (does the policy of its certificate allow %s/*?)", err, l.cfg.JobsPrefix)
 	}
 	l.log.Info("connected to the broker", "endpoint", l.cfg.Endpoint, "client", l.cfg.ClientID)
 	*said = ""

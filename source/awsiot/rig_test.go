@@ -308,7 +308,9 @@ func (c *cutFS) OpenFile(name string, flag int, perm fs.FileMode) (f durable.Fil
 func (c *cutFS) Rename(from, to string) error {
 	return c.guard(func() error { return c.disk.Rename(from, to) })
 }
-func (c *cutFS) Remove(name string) error { return c.guard(func() error { return c.disk.Remove(name) }) }
+func (c *cutFS) Remove(name string) error {
+	return c.guard(func() error { return c.disk.Remove(name) })
+}
 func (c *cutFS) Mkdir(name string, perm fs.FileMode) error {
 	return c.guard(func() error { return c.disk.Mkdir(name, perm) })
 }
