@@ -2,12 +2,11 @@ package lambda
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"sync"
 	"time"
 
-	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/bundle"
 	"github.com/interlock-energy/ota/internal/bucket"
 )
 
@@ -98,11 +97,7 @@ func (f *Function) envelope(ctx context.Context, r *bucket.Release) (envelope, e
 	}
 	// The signature is for the device to check. Here only who is not to be bothered
 	// is read out of it, and what cannot be read is offered to all.
-	var outer struct {
-		Payload []byte `json:"payload"`
-	}
-	var m ota.Manifest
-	if json.Unmarshal(signed, &outer) == nil && json.Unmarshal(outer.Payload, &m) == nil {
+	if m, err := bundle.Unsigned(signed); err == nil {
 		e.hardware = m.Hardware
 	}
 	e.signed = signed

@@ -170,9 +170,11 @@ func (f *Function) health(w http.ResponseWriter, r *request) error {
 }
 
 func (f *Function) nothing(w http.ResponseWriter, r *request) error {
-	get := &http.Request{Method: http.MethodGet, URL: r.URL, Host: r.Host}
-	if _, pattern := f.mux.Handler(get); r.Method != http.MethodGet && pattern != "/" {
-		return fail(http.StatusMethodNotAllowed, clip(r.Method, 20)+" is not possible here", "")
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		if _, pattern := f.mux.Handler(&http.Request{Method: method, URL: r.URL, Host: r.Host}); pattern != "/" {
+			w.Header().Set("Allow", method)
+			return fail(http.StatusMethodNotAllowed, clip(r.Method, 20)+" is not possible here", "want "+method)
+		}
 	}
 	return fail(http.StatusNotFound, "there is nothing at this path", "devices of the documents ask for /firmware, agents check in at "+api.PathCheckin)
 }
