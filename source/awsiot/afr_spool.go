@@ -225,9 +225,6 @@ func (s *afrSpool) fill(ctx context.Context, st *spooled, sum hash.Hash, r io.Re
 			err = diskError(cerr)
 		}
 	}()
-	if err := f.Truncate(st.Received); err != nil {
-		return diskError(err)
-	}
 	step := max(int64(spoolStep), st.Size/spoolSteps)
 	buf := make([]byte, spoolReadPiece)
 	saved := st.Received

@@ -15,6 +15,10 @@
 //     number and length of the block. The content is NOT verified: the bytes are
 //     those of an untrusted source, and their reader compares hashes.
 //
+// Without losses it takes about one round trip for each Window: the default of 256 KiB
+// brings 2.3 MB/s over a line with 100 ms (TestThroughput). AWS itself sends at most 512
+// KiB a second on one connection (AWS IoT Core quotas).
+//
 // Source: AWS IoT Core Developer Guide, "Using AWS IoT MQTT-based file delivery in
 // devices", and its service quotas.
 package stream
