@@ -74,7 +74,7 @@ message_size_limit %d
 max_inflight_messages 100
 persistence false
 log_dest stderr
-`, port, m.ca.WriteFile(m.t, dir), cert, key, access, maxPayload)
+`, port, m.ca.WriteFile(m.t, dir), cert, key, access, 2*maxPayload) // a block of 128 KiB in base64 is larger than the limit for devices
 	if os.Getuid() == 0 {
 		text += "user root\n" // or it could not read the key
 	}

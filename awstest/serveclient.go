@@ -135,9 +135,10 @@ func (c *serviceClient) received(p paho.PublishReceived) (bool, error) {
 	return true, nil
 }
 
-// send waits for the broker, and tries again what was not acknowledged.
+// send waits for the broker, and tries again what was not acknowledged; but not for
+// ever, as it may be the message that the broker does not like.
 func (c *serviceClient) send(m Message) {
-	for c.ctx.Err() == nil {
+	for range 10 {
 		client, up := c.current()
 		select {
 		case <-up:
