@@ -52,7 +52,7 @@ func TestRefusedConnections(t *testing.T) {
 			if tt.code != 0 && code != tt.code || code != ota.ErrAuthentication && code != ota.ErrConnectivity || !strings.Contains(fmt.Sprint(err), tt.says) {
 				t.Errorf("got %s and %v, want %s and %q", code.Name(), err, tt.code.Name(), tt.says)
 			}
-			})
+		})
 	}
 }
 

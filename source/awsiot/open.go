@@ -178,6 +178,9 @@ func (s *Source) begin(ctx context.Context, m *ota.Manifest, fresh bool) (*offer
 	if _, ok := errors.AsType[*verdict](err); ok {
 		return nil, errChanged // the next check says so to the job
 	}
+	if errors.Is(err, ota.ErrNoUpdate) {
+		return nil, coded(ota.ErrConnectivity, "%v", err) // the file is still on its way
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -223,7 +226,7 @@ func (s *Source) start(ctx context.Context, x *execution) error {
 // openOffer opens the bytes of an image.
 func (s *Source) openOffer(ctx context.Context, o *offer, m *ota.Manifest, im *ota.Image, offset int64) (io.ReadCloser, error) {
 	if o.doc.afr != nil {
-		return s.openReceived(m, im, offset)
+		return s.openReceived(ctx, o, m, im, offset)
 	}
 	u, start, size := o.doc.images[im.Component], int64(0), im.Size
 	if o.doc.bundle != "" {

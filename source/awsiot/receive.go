@@ -16,6 +16,7 @@ import (
 // whole, so that its job can be offered to the manager only when all of it is there; until
 // then Latest says that there is nothing, and when it is, the manager is woken.
 type receiving struct {
+	busy  sync.Mutex // held while the spool is written
 	spool afrSpool
 	work  chan *task // has room for one
 	task  *task      // the last one; under the source's turn
@@ -35,11 +36,8 @@ type task struct {
 	have   int64
 }
 
-// receiveRetry is the pause after a failure that may mend.
-const receiveRetry = 10 * time.Second
-
-func (s *Source) newReceiving() receiving {
-	return receiving{work: make(chan *task, 1), spool: afrSpool{FS: s.cfg.FS, Dir: filepath.Join(s.cfg.Dir, "awsiot-spool"), Max: s.cfg.SpoolSize,
+func (s *Source) newReceiving() *receiving {
+	return &receiving{work: make(chan *task, 1), spool: afrSpool{FS: s.cfg.FS, Dir: filepath.Join(s.cfg.Dir, "awsiot-spool"), Max: s.cfg.SpoolSize,
 		Code: s.cfg.CodeSigning, Keys: s.cfg.Verify, ImageVersion: s.cfg.ImageVersion, Component: s.cfg.Component}}
 }
 
@@ -55,17 +53,7 @@ func (s *Source) received(o *offer) ([]byte, error) {
 	}
 	t := s.afr.task
 	if t == nil || t.key != o.key {
-		if t != nil {
-			t.cancel()
-		}
-		t = &task{key: o.key, doc: o.doc.afr}
-		t.ctx, t.cancel = context.WithCancel(context.Background())
-		s.afr.task = t
-		select {
-		case <-s.afr.work: // the one before has not begun, and is not wanted any more
-		default:
-		}
-		s.afr.work <- t
+		t = s.receiveAnew(o)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -79,13 +67,39 @@ func (s *Source) received(o *offer) ([]byte, error) {
 	return t.signed, nil
 }
 
-// openReceived opens a part of an image that is in the spool.
-func (s *Source) openReceived(m *ota.Manifest, im *ota.Image, offset int64) (io.ReadCloser, error) {
-	r, err := s.afr.spool.open(m, im, offset)
-	if err != nil {
-		return nil, networkError(err)
+// receiveAnew has the file of a job received, in place of what was being received. The
+// caller has the turn.
+func (s *Source) receiveAnew(o *offer) *task {
+	if s.afr.task != nil {
+		s.afr.task.cancel()
 	}
-	return r, nil
+	t := &task{key: o.key, doc: o.doc.afr}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	s.afr.task = t
+	select {
+	case <-s.afr.work: // the one before has not begun, and is not wanted any more
+	default:
+	}
+	s.afr.work <- t
+	return t
+}
+
+// openReceived opens a part of an image that is in the spool. If the spool has not got it
+// any more, it is received again.
+func (s *Source) openReceived(ctx context.Context, o *offer, m *ota.Manifest, im *ota.Image, offset int64) (io.ReadCloser, error) {
+	r, err := s.afr.spool.open(m, im, offset)
+	if err == nil {
+		return r, nil
+	}
+	if errors.Is(err, errSpoolDamaged) {
+		if err := s.take(ctx); err != nil {
+			return nil, err
+		}
+		s.offer = nil
+		s.receiveAnew(o)
+		s.give()
+	}
+	return nil, networkError(err)
 }
 
 // forget removes what was received for an execution that is over.
@@ -98,6 +112,8 @@ func (s *Source) forget(k key) {
 		t.cancel()
 		s.afr.task = nil
 	}
+	s.afr.busy.Lock() // whoever writes there was just told to stop
+	defer s.afr.busy.Unlock()
 	if err := s.afr.spool.discard(); err != nil {
 		s.cfg.Log.Warn("the file of a job that is over stays for now", "job", k.Job, "error", err)
 	}
@@ -118,10 +134,11 @@ func (s *Source) receiveAll(ctx context.Context) {
 }
 
 func (s *Source) receive(ctx context.Context, t *task) {
-	for ctx.Err() == nil {
+	for pause := s.cfg.MinBackoff; ctx.Err() == nil; pause = min(2*pause, s.cfg.MaxBackoff) {
 		t.mu.Lock()
 		f := t.doc.Files[0]
 		t.mu.Unlock()
+		s.afr.busy.Lock()
 		signed, err := s.afr.spool.receive(ctx, f, func(ctx context.Context, offset int64) (io.ReadCloser, error) {
 			return s.openAFR(ctx, t, offset)
 		}, func(done, total int64) {
@@ -129,6 +146,7 @@ func (s *Source) receive(ctx context.Context, t *task) {
 			t.have = done
 			t.mu.Unlock()
 		})
+		s.afr.busy.Unlock()
 		certain := false
 		switch ota.CodeOf(err) {
 		case ota.ErrValidation, ota.ErrIncompatible, ota.ErrInsufficientSpace:
@@ -147,7 +165,7 @@ func (s *Source) receive(ctx context.Context, t *task) {
 		s.cfg.Log.Warn("the file of a job did not come, trying again", "job", t.Job, "error", err)
 		select {
 		case <-ctx.Done():
-		case <-time.After(jitter(receiveRetry)):
+		case <-time.After(jitter(pause)):
 		}
 	}
 }

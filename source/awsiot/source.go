@@ -35,7 +35,7 @@ type Source struct {
 	changed bool     // it was not sent yet
 	readers map[*reader]struct{}
 
-	afr receiving
+	afr *receiving
 }
 
 // New checks cfg and reads what Dir has of the job in hand. It does not touch the
