@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/interlock-energy/ota/bundle"
+	"github.com/interlock-energy/ota/internal/blob/s3"
 	"github.com/interlock-energy/ota/internal/serve"
 	"github.com/interlock-energy/ota/internal/web"
 )
@@ -24,7 +25,10 @@ type serveCmd struct {
 	Plain    string `placeholder:"ADDR" help:"Further address for plain HTTP, for a browser or a proxy on this machine."`
 	Insecure bool   `help:"Let --plain be reached from elsewhere. Tokens can then be read on the way."`
 
-	PublicURL     string        `name:"public-url" placeholder:"URL" help:"Where devices and people reach the server, if that is another address."`
+	PublicURL string `name:"public-url" placeholder:"URL" help:"Where devices and people reach the server, if that is another address."`
+	Files     string `placeholder:"s3://BUCKET/PREFIX" env:"INTERLOCK_FILES" help:"Bucket for the release files, instead of the data directory. Add ?region=NAME, and for another server than Amazon's &endpoint=URL."`
+	Direct    string `enum:"auto,always,never" default:"auto" help:"Whether devices fetch images from the bucket itself, by URLs that end after an hour: auto (with --tls-cert only), always, never. They must trust the bucket's certificate, too. Default: ${default}."`
+
 	Key           []string      `sep:"none" placeholder:"PUBLIC.pem" help:"Public key that releases must be signed with; others are not taken. Repeat for more."`
 	Threshold     int           `default:"1" help:"How many different keys must have signed."`
 	PollInterval  time.Duration `default:"5m" placeholder:"TIME" help:"How often idle devices are to ask. Default: ${default}."`
@@ -44,11 +48,14 @@ Examples:
     interlock serve --data /var/lib/interlock --listen :8443 --host ota.example.com \
         --key keys/public.pem
     interlock serve --data ./data --plain 127.0.0.1:8080
-    interlock serve --data /srv/ota --listen :443 --tls-cert fullchain.pem --tls-key privkey.pem`
+    interlock serve --data /srv/ota --listen :443 --tls-cert fullchain.pem --tls-key privkey.pem \
+        --files 's3://my-bucket/releases?region=eu-central-1'
+
+With --files the credentials come from where AWS's own programs have them: the environment, ~/.aws, or the machine's role. They need s3:GetObject, s3:PutObject and s3:DeleteObject on the objects, and s3:ListBucket on the bucket. To move to a bucket, copy data/blobs into it without ~tmp and tmp, and publish the releases again if devices are to fetch from there. Devices that pin the server's own ca.pem cannot fetch from a bucket unless their file has the bucket's CA, too: that is why auto means through the server then.`
 }
 
 func (c *serveCmd) Run(ctx context.Context, e *env) error {
-	cfg, err := c.config(e)
+	cfg, err := c.config(ctx, e)
 	if err != nil {
 		return err
 	}
@@ -60,7 +67,7 @@ func (c *serveCmd) Run(ctx context.Context, e *env) error {
 	return s.Run(ctx)
 }
 
-func (c *serveCmd) config(e *env) (serve.Config, error) {
+func (c *serveCmd) config(ctx context.Context, e *env) (serve.Config, error) {
 	log := slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	cfg := serve.Config{Data: c.Data, Listen: c.Listen, Hosts: c.Host, TLSCert: c.TLSCert, TLSKey: c.TLSKey,
 		Plain: c.Plain, Insecure: c.Insecure, NewOperatorToken: c.NewOperatorToken,
@@ -77,12 +84,31 @@ func (c *serveCmd) config(e *env) (serve.Config, error) {
 			return cfg, usage("--basic-auth: want USER:PASSWORD")
 		}
 	}
-	if len(c.Key) == 0 {
-		return cfg, nil
+	if err := c.files(ctx, &cfg.Web); err != nil || len(c.Key) == 0 {
+		return cfg, err
 	}
 	keys, err := bundle.LoadKeys(c.Threshold, c.Key...)
 	cfg.Web.Keys = keys
 	return cfg, exitWith(exitFailed, err)
+}
+
+// files opens the bucket, and looks into it: what is wrong with it is said now.
+func (c *serveCmd) files(ctx context.Context, cfg *web.Config) error {
+	if c.Files == "" {
+		if c.Direct == "always" {
+			return usage("--direct always: without --files there is no bucket")
+		}
+		return nil
+	}
+	if !s3.IsURL(c.Files) {
+		return usage("--files %s: want s3://bucket/prefix", c.Files)
+	}
+	store, err := s3.Open(ctx, c.Files, s3.Options{})
+	if err != nil {
+		return exitWith(exitFailed, err)
+	}
+	cfg.Store, cfg.Direct = store, c.Direct == "always" || c.Direct == "auto" && c.TLSCert != ""
+	return exitWith(exitFailed, store.Check(ctx))
 }
 
 // greet says where the server is. At the first start it says what to do next.
@@ -90,6 +116,9 @@ func (c *serveCmd) greet(e *env, s *serve.Server) {
 	fmt.Fprintf(e.stdout, "serving    %s\n", s.URL)
 	login := when(!c.OpenDashboard, " (log in with the operator token)")
 	fmt.Fprintf(e.stdout, "dashboard  %s/%s\n", or(s.PlainURL, s.URL), login)
+	if c.Files != "" {
+		fmt.Fprintf(e.stdout, "files      %s%s\n", c.Files, when(c.Direct == "always" || c.Direct == "auto" && c.TLSCert != "", " (devices fetch images there)"))
+	}
 	if len(c.Key) == 0 {
 		e.say("note: without --key the server takes releases unverified; devices verify them in any case")
 	}

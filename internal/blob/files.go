@@ -7,12 +7,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/interlock-energy/ota"
+)
+
+var (
+	// ErrUnavailable is returned when the store, and not what was asked of it, is
+	// to blame, for example because nobody answers there.
+	ErrUnavailable = errors.New("the store of release files is not available")
+	// ErrNoURL is returned by Files whose store can give out no URLs.
+	ErrNoURL = errors.New("the store of release files has no URLs")
 )
 
 // Info describes a stored file.
@@ -115,8 +122,7 @@ func (s *Files) Put(ctx context.Context, r io.Reader, check Check) (Info, error)
 func (s *Files) keep(ctx context.Context, f *os.File, in Info) error {
 	a, ok := s.store.(adopter)
 	if !ok {
-		_, err := s.store.Put(ctx, name(in.Key), io.NewSectionReader(f, 0, in.Size), PutOptions{})
-		return err
+		return s.put(ctx, io.NewSectionReader(f, 0, in.Size), in.Key)
 	}
 	// The content must be on the disk before the name is, or a power cut leaves a
 	// name that promises a hash over a file of zeros.
@@ -126,11 +132,53 @@ func (s *Files) keep(ctx context.Context, f *os.File, in Info) error {
 	return a.Adopt(ctx, f.Name(), name(in.Key))
 }
 
-// Open opens the file with this key, or returns [ErrNotFound].
+func (s *Files) put(ctx context.Context, r io.ReadSeeker, key ota.Hash) error {
+	_, err := s.store.Put(ctx, name(key), r, PutOptions{CacheControl: "private, max-age=31536000, immutable"})
+	return s.blame(ctx, err)
+}
+
+// PutPart stores a part of a file as a file of its own. The caller has checked
+// that key is the SHA-256 of its bytes.
+func (s *Files) PutPart(ctx context.Context, part *io.SectionReader, key ota.Hash) error {
+	if _, err := part.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("store a part of a file: %w", err)
+	}
+	if err := s.put(ctx, part, key); err != nil {
+		return fmt.Errorf("store a part of a file: %w", err)
+	}
+	return nil
+}
+
+// HasURLs reports whether URL can return any.
+func (s *Files) HasURLs() bool {
+	_, ok := s.store.(Presigner)
+	return ok
+}
+
+// URL returns an URL that reads the file with this key for lifetime. Without one
+// that is [ErrNotFound], and for a store that gives out no URLs [ErrNoURL].
+func (s *Files) URL(ctx context.Context, key ota.Hash, lifetime time.Duration) (string, error) {
+	p, ok := s.store.(Presigner)
+	if !ok {
+		return "", ErrNoURL
+	}
+	if _, err := s.Stat(ctx, key); err != nil {
+		return "", err
+	}
+	u, err := p.PresignGet(ctx, name(key), lifetime)
+	return u, s.blame(ctx, err)
+}
+
+// Open opens the file with this key, or returns [ErrNotFound]. Reads of it end
+// with ctx.
 func (s *Files) Open(ctx context.Context, key ota.Hash) (*File, error) {
 	o, ok := s.store.(fileOpener)
 	if !ok {
-		return nil, errors.New("open a release file: not from this store yet")
+		in, err := s.Stat(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		return &File{&remote{ctx: ctx, files: s, key: name(key), size: in.Size}, in}, nil
 	}
 	f, err := o.OpenFile(name(key))
 	if err != nil {
@@ -148,17 +196,26 @@ func (s *Files) Open(ctx context.Context, key ota.Hash) (*File, error) {
 func (s *Files) Stat(ctx context.Context, key ota.Hash) (Info, error) {
 	out, err := s.store.Stat(ctx, name(key))
 	if err != nil {
-		return Info{}, fmt.Errorf("look for a release file: %w", err)
+		return Info{}, fmt.Errorf("look for a release file: %w", s.blame(ctx, err))
 	}
 	return Info{key, out.Size, out.ModTime}, nil
 }
 
 // Delete removes the file with this key. That it is not there is no error.
 func (s *Files) Delete(ctx context.Context, key ota.Hash) error {
-	if err := s.store.Delete(ctx, name(key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("delete a release file: %w", err)
+	if err := s.store.Delete(ctx, name(key)); err != nil {
+		return fmt.Errorf("delete a release file: %w", s.blame(ctx, err))
 	}
 	return nil
+}
+
+// blame marks an error as that of a store elsewhere, unless it is an answer or
+// the caller's doing.
+func (s *Files) blame(ctx context.Context, err error) error {
+	if _, here := s.store.(fileOpener); err == nil || here || ctx.Err() != nil || errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
 // name is a file's key in the store.

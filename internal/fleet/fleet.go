@@ -45,11 +45,17 @@ var (
 // Blobs is where release files are; package blob has the implementation. Calls
 // may be concurrent. Put stores nothing unless check accepts the file, and
 // returns once it is durable; Open returns an error that wraps
-// [blob.ErrNotFound] if there is no such file; Delete is idempotent.
+// [blob.ErrNotFound] if there is no such file; Delete is idempotent. If HasURLs,
+// PutPart stores an image as a file of its own, and URL says where anybody can
+// read it for a while, or returns [blob.ErrNotFound].
 type Blobs interface {
 	Put(ctx context.Context, r io.Reader, check blob.Check) (blob.Info, error)
 	Open(ctx context.Context, key ota.Hash) (*blob.File, error)
 	Delete(ctx context.Context, key ota.Hash) error
+
+	HasURLs() bool
+	PutPart(ctx context.Context, part *io.SectionReader, key ota.Hash) error
+	URL(ctx context.Context, key ota.Hash, lifetime time.Duration) (string, error)
 }
 
 // Config is how a fleet is kept. The zero value works.

@@ -9,12 +9,16 @@ import (
 	"io"
 	"maps"
 	"strings"
+	"time"
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/api"
 	"github.com/interlock-energy/ota/bundle"
 	"github.com/interlock-energy/ota/internal/blob"
 )
+
+// forgetTime is how long to try to delete what is not needed.
+const forgetTime = 30 * time.Second
 
 // PublishOptions say what becomes of a published release.
 type PublishOptions struct {
@@ -47,18 +51,22 @@ func (f *Fleet) Publish(ctx context.Context, r io.Reader, o PublishOptions) (api
 			f.publishing.Unlock()
 		}
 	}()
-	in, err := f.blobs.Put(ctx, r, func(file io.ReaderAt, in blob.Info) error {
+	_, err := f.blobs.Put(ctx, r, func(file io.ReaderAt, in blob.Info) error {
 		// From here to the commit one at a time, but not while bytes come in: else
 		// one who fails could delete the file that another has just stored.
 		f.publishing.Lock()
 		locked = true
-		return rel.read(file, in, verify)
+		if err := rel.read(file, in, verify); err != nil {
+			return err
+		}
+		return f.putImages(ctx, file, rel)
 	})
 	if err != nil {
+		f.forget(context.WithoutCancel(ctx), rel)
 		return api.PublishResponse{}, fmt.Errorf("publish: %w", err)
 	}
 	if m := rel.Manifest; !m.Expires.IsZero() && rel.Published.After(m.Expires) {
-		f.forget(ctx, in.Key)
+		f.forget(context.WithoutCancel(ctx), rel)
 		return api.PublishResponse{}, fmt.Errorf("publish %s %s: %w: it expired on %s, so no device would take it", m.Product, m.Version, ErrInvalid,
 			m.Expires.UTC().Format("2006-01-02 15:04 UTC"))
 	}
@@ -68,7 +76,7 @@ func (f *Fleet) Publish(ctx context.Context, r io.Reader, o PublishOptions) (api
 	ctx = context.WithoutCancel(ctx)
 	known, kept, err := f.store(ctx, rel, o)
 	if err != nil {
-		f.forget(ctx, in.Key)
+		f.forget(ctx, rel)
 		return api.PublishResponse{}, fmt.Errorf("publish %s %s: %w", rel.Manifest.Product, rel.Manifest.Version, err)
 	}
 	out := api.PublishResponse{Known: known}
@@ -99,17 +107,53 @@ func (f *Fleet) currentVersion(o PublishOptions, product string) string {
 	return ""
 }
 
-// forget deletes a file that no release is in.
-func (f *Fleet) forget(ctx context.Context, key ota.Hash) {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
-	for _, r := range f.releases {
-		if r.Bundle.SHA256 == key {
-			return
+// putImages stores each image as a file of its own, if devices can be sent there.
+// They are there before the bundle is, so that a release has all or none.
+func (f *Fleet) putImages(ctx context.Context, file io.ReaderAt, rel *Release) error {
+	if !f.blobs.HasURLs() {
+		return nil
+	}
+	for i := range rel.Images {
+		im := &rel.Images[i]
+		if err := f.blobs.PutPart(ctx, io.NewSectionReader(file, im.Offset, im.Size), im.SHA256); err != nil {
+			return fmt.Errorf("image %s: %w", im.Component, err)
 		}
 	}
-	if err := f.blobs.Delete(ctx, key); err != nil {
-		f.cfg.Log.Warn("a file that belongs to no release is left in the store", "sha256", key, "error", err)
+	return nil
+}
+
+// files are the keys of what is stored for r.
+func (r *Release) files() []ota.Hash {
+	keys := []ota.Hash{r.Bundle.SHA256}
+	for i := range r.Images {
+		keys = append(keys, r.Images[i].SHA256)
+	}
+	return keys
+}
+
+// forget deletes those files of rel that no release in the fleet has. A rel that
+// was not read has none. The caller is publishing, so that none comes meanwhile.
+func (f *Fleet) forget(ctx context.Context, rel *Release) {
+	if rel.Manifest == nil {
+		return
+	}
+	used := map[ota.Hash]bool{}
+	f.mu.RLock()
+	for _, r := range f.releases {
+		for _, key := range r.files() {
+			used[key] = true
+		}
+	}
+	f.mu.RUnlock() // check-ins do not wait for a store that does not answer
+	ctx, cancel := context.WithTimeout(ctx, forgetTime)
+	defer cancel()
+	for _, key := range rel.files() {
+		if used[key] {
+			continue
+		}
+		if err := f.blobs.Delete(ctx, key); err != nil {
+			f.cfg.Log.Warn("a file that belongs to no release is left in the store", "sha256", key, "error", err)
+		}
 	}
 }
 
@@ -197,7 +241,7 @@ func (f *Fleet) store(ctx context.Context, rel *Release, o PublishOptions) (know
 	if err == nil && gone != "" {
 		var key ota.Hash
 		if key.UnmarshalText([]byte(gone)) == nil {
-			f.forget(ctx, key)
+			f.forget(ctx, &Release{Manifest: m, Bundle: Bundle{SHA256: key}})
 		}
 	}
 	return known, kept, err

@@ -183,6 +183,17 @@ func (f *Fleet) OpenBundle(ctx context.Context, r *Release) (*blob.File, error) 
 	return f.blobs.Open(ctx, r.Bundle.SHA256)
 }
 
+// ImageURL returns an URL at which everybody can read an image for lifetime,
+// without the server. The error is [blob.ErrNoURL] if the files are where there
+// are no URLs, and [blob.ErrNotFound] if the image is in the bundle only, because
+// it was published before the files were there.
+func (f *Fleet) ImageURL(ctx context.Context, im *Image, lifetime time.Duration) (string, error) {
+	if !f.blobs.HasURLs() {
+		return "", blob.ErrNoURL
+	}
+	return f.blobs.URL(ctx, im.SHA256, lifetime)
+}
+
 // Releases lists the releases that are not replaced, newest first.
 func (f *Fleet) Releases() []api.Release {
 	f.mu.RLock()

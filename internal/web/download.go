@@ -215,7 +215,13 @@ type slowReader struct {
 
 func (r *slowReader) Read(p []byte) (int, error) {
 	_ = r.c.SetReadDeadline(time.Now().Add(pieceTime))
-	return r.ReadCloser.Read(p)
+	n, err := r.ReadCloser.Read(p)
+	if err == io.EOF {
+		// What is done with the upload may take longer, and a deadline that passes
+		// then would end the request.
+		_ = r.c.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 // oneLine makes text fit for a header: no control characters, and so no second

@@ -10,6 +10,7 @@ import (
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/api"
+	"github.com/interlock-energy/ota/internal/blob"
 	"github.com/interlock-energy/ota/internal/door"
 	"github.com/interlock-energy/ota/internal/fleet"
 )
@@ -53,6 +54,8 @@ func classify(err error) *httpError {
 		e.status = http.StatusInsufficientStorage
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		e.status = http.StatusRequestTimeout
+	case errors.Is(err, blob.ErrUnavailable):
+		e.status, e.text, e.hint, e.retryAfter = http.StatusServiceUnavailable, blob.ErrUnavailable.Error(), "the server's log has the details", "30"
 	default:
 		e.status, e.text, e.hint = http.StatusInternalServerError, "internal error", "the server's log has the details"
 	}

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/api"
+	"github.com/interlock-energy/ota/internal/blob"
 	"github.com/interlock-energy/ota/internal/fleet"
 )
 
@@ -52,6 +54,9 @@ func (s *Server) publish(w http.ResponseWriter, r *http.Request) error {
 	body := &slowReader{http.MaxBytesReader(w, r.Body, s.cfg.MaxUpload), c}
 	out, err := s.fleet.Publish(r.Context(), body, o)
 	_ = c.SetWriteDeadline(time.Now().Add(requestTime)) // the old one may have passed during the upload
+	if errors.Is(err, blob.ErrUnavailable) {
+		return &httpError{status: http.StatusServiceUnavailable, text: err.Error(), retryAfter: "30"} // the words are for the operator
+	}
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,8 @@
 // [Server.HTTP] and end with [Server.Close]:
 //
 //	data/fleet.db    devices, groups, releases, outcomes, hashes of tokens, keys
-//	data/blobs/      release files
+//	data/blobs/      release files, unless [Config.Store] is set
+//	data/spool/      with it: what is being received
 //	data/lock        one server at a time
 //
 // Promised: nothing is changed without a token; a token bound to a device speaks
@@ -51,8 +52,16 @@ type Config struct {
 	// Keys check the signatures of uploads. Nil: only form and hashes are checked.
 	Keys *bundle.Keys
 
+	// Store is where release files are. Nil: in the data directory.
+	Store blob.Store
+
+	// Direct sends devices to Store for images, if it can give out URLs: their
+	// bytes do not go through this server. The devices must trust the certificate
+	// that they find there as well. All else goes through the server in any case.
+	Direct bool
+
 	PollInterval time.Duration // between check-ins of an idle device; default 5 min
-	URLLifetime  time.Duration // of download URLs, at least; default 1 h
+	URLLifetime  time.Duration // of download URLs, at least; default 1 h, at most 5 days
 	MaxUpload    int64         // bytes of a bundle; default 4 GiB
 	Uploads      int           // at a time; default 2
 	Listeners    int           // live pages and event streams at a time; default 64
@@ -68,6 +77,10 @@ type Config struct {
 	Now func() time.Time // default: time.Now
 	Log *slog.Logger     // default: slog.Default()
 }
+
+// maxURLLifetime leaves room for the quarter that URLs may live longer: those of
+// S3 end after 7 days.
+const maxURLLifetime = 5 * 24 * time.Hour
 
 // Server is an open server.
 type Server struct {
@@ -120,7 +133,7 @@ func Open(dataDir string, cfg Config) (*Server, error) {
 
 func open(dataDir string, cfg Config) (*Server, error) {
 	ctx := context.Background()
-	blobs, err := blob.Open(filepath.Join(dataDir, "blobs"))
+	blobs, err := openFiles(dataDir, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -139,6 +152,13 @@ func open(dataDir string, cfg Config) (*Server, error) {
 	}
 	s.handler = s.routes()
 	return s, nil
+}
+
+func openFiles(dataDir string, cfg Config) (*blob.Files, error) {
+	if cfg.Store == nil {
+		return blob.Open(filepath.Join(dataDir, "blobs"))
+	}
+	return blob.OpenFiles(filepath.Join(dataDir, "spool"), cfg.Store)
 }
 
 // prepare loads or makes what a server keeps secret.
@@ -183,7 +203,7 @@ func (c *Config) fill() error {
 		return errors.New("a duration or a limit is negative")
 	}
 	c.PollInterval = cmp.Or(c.PollInterval, 5*time.Minute)
-	c.URLLifetime = max(cmp.Or(c.URLLifetime, time.Hour), time.Minute)
+	c.URLLifetime = min(max(cmp.Or(c.URLLifetime, time.Hour), time.Minute), maxURLLifetime)
 	c.MaxUpload = cmp.Or(c.MaxUpload, 4<<30)
 	c.Uploads = cmp.Or(c.Uploads, 2)
 	c.Listeners = cmp.Or(c.Listeners, 64)
