@@ -54,7 +54,7 @@ type Config struct {
 	// Open lets everybody check in and report. Default: it takes a token.
 	Open bool
 
-	URLLifetime  time.Duration // of presigned URLs, 1 min to 7 days; default 1 h
+	URLLifetime  time.Duration // of presigned URLs, 1 s to 7 days; default 1 h
 	PollInterval time.Duration // between check-ins of an idle device; default 5 min
 
 	// MaxURL is the greatest length of an URL in the document in characters; default
@@ -99,8 +99,8 @@ func New(cfg Config) (*Function, error) {
 		}
 	}
 	cfg.URLLifetime = cmp.Or(cfg.URLLifetime, door.Lifetime)
-	if cfg.URLLifetime < time.Minute || cfg.URLLifetime > maxURLLifetime {
-		return nil, fmt.Errorf("configure the function: URLs for %v, want 1m to %v", cfg.URLLifetime, maxURLLifetime)
+	if cfg.URLLifetime < time.Second || cfg.URLLifetime > maxURLLifetime {
+		return nil, fmt.Errorf("configure the function: URLs for %v, want 1s to %v", cfg.URLLifetime, maxURLLifetime)
 	}
 	cfg.PollInterval = cmp.Or(cfg.PollInterval, 5*time.Minute)
 	if cfg.PollInterval < time.Second || cfg.PollInterval > maxURLLifetime {
