@@ -270,3 +270,19 @@ func TestNew(t *testing.T) {
 		}
 	}
 }
+
+// What the check did not say is noticed before the partition's end is overrun.
+func TestLargerThanSaid(t *testing.T) {
+	h := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Firmware-Version", "2.0.0")
+		if r.Method == http.MethodGet {
+			w.Write(firmware)
+			w.(http.Flusher).Flush()
+		}
+	}))
+	defer h.Close()
+	c, flash := (&server{Server: h}).controller(t, func(c *bessota.Config) { c.FlashSize = 60_000 })
+	if r, err := c.Update(t.Context()); bessota.CodeOf(err) != bessota.InsufficientSpace || r.Updated || flash.Len() > 60_000 {
+		t.Errorf("got %+v, %v, %d bytes written; want that there is no room", r, err, flash.Len())
+	}
+}
