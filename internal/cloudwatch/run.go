@@ -114,11 +114,15 @@ func (r *run) full() bool {
 	if r.spool != nil && r.spool.filled {
 		return true
 	}
-	size := 0
+	return r.waiting() >= queueBytes/2
+}
+
+// waiting returns the bytes that are pending.
+func (r *run) waiting() (size int) {
 	for _, e := range r.pending {
 		size += len(e.text) + overhead
 	}
-	return size >= queueBytes/2
+	return size
 }
 
 // spill takes the lines out of the queue and writes them to disk. At the end it
@@ -139,10 +143,11 @@ func (w *Writer) spill(end bool) {
 	if r.flight != nil && r.flight.seg == nil {
 		return // what is pending is being sent
 	}
-	if len(r.pending) > 0 && !w.save() {
-		return
+	saved := w.save()
+	if r.waiting() >= queueBytes/2 {
+		return // they can neither be written nor sent: let the queue do without the oldest
 	}
-	r.pending = w.notice(now)
+	r.pending = append(r.pending, w.notice(now)...)
 	for _, i := range w.queue.take() {
 		if plausible {
 			r.pending = append(r.pending, w.event(i, now, since))
@@ -150,7 +155,9 @@ func (w *Writer) spill(end bool) {
 			r.pending = append(r.pending, event{i.at.UnixMilli(), i.text}) // see reckon
 		}
 	}
-	w.save()
+	if saved {
+		w.save()
+	}
 }
 
 // save writes what is pending to disk, and returns whether nothing is pending

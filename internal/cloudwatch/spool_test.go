@@ -88,7 +88,7 @@ func TestPowerCut(t *testing.T) {
 		t.Fatalf("got %d effects, %d lines saved, %d removed", effects, a, c)
 	}
 	cuts := 0
-	for at := range effects {
+	for at := 1; at <= effects; at++ {
 		for _, how := range []otatest.How{otatest.Before, otatest.After, otatest.Torn} {
 			for _, rest := range []otatest.Rest{otatest.KeepAll, otatest.DropAll, otatest.Subset} {
 				cut := otatest.Cut{At: at, How: how, Rest: rest, Seed: uint64(at)}
@@ -289,4 +289,19 @@ func FuzzSegment(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestClean(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                         " ",
+		"a\n":                      "a",
+		"a\xffb":                   "a\uFFFDb",
+		strings.Repeat("é", 15):    strings.Repeat("é", 15),
+		strings.Repeat("éa", 20):   "éa... (cut, it has 60 bytes)",
+		strings.Repeat("aaaé", 12): "aaa... (cut, it has 60 bytes)",
+	} {
+		if got := string(clean([]byte(in), 30)); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
 }
