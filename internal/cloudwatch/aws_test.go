@@ -38,7 +38,7 @@ func newAccount(t *testing.T) *account {
 	}
 	a.cfg = cloudwatch.Config{
 		Stream: "bess-7", Region: a.logs.Region, Endpoint: a.logs.URL, Client: a.logs.Client(),
-		Credentials: iot, CreateGroup: true, Dir: t.TempDir() + "/spool",
+		Credentials: iot, CreateGroup: true, Retention: 30, Dir: t.TempDir() + "/spool",
 	}
 	return a
 }
@@ -78,6 +78,9 @@ func TestSigned(t *testing.T) {
 	}
 	if len(seen) != 3001 {
 		t.Errorf("got %d different events, want 3001", len(seen))
+	}
+	if days := a.logs.Retention("/bess/logs"); days != 30 {
+		t.Errorf("retention: got %d days, want 30", days)
 	}
 	for _, r := range a.logs.Requests() {
 		if r.Operation == "PutLogEvents" && !r.Gzip {

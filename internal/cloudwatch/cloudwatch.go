@@ -37,6 +37,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -80,6 +81,7 @@ type Config struct {
 	Credentials aws.CredentialsProvider // required; see package awscred
 	Client      *http.Client            // default: one of its own; redirects are not followed
 	CreateGroup bool                    // create the group if it is missing; the stream always is
+	Retention   int                     // days that a group so created keeps lines, one of CloudWatch's numbers; 0: for ever
 	Timeout     time.Duration           // of one request; default 1 min
 
 	Level slog.Leveler  // of [Writer.Handler]; default [slog.LevelInfo]
@@ -140,6 +142,9 @@ var (
 	regionName = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
 )
 
+// retentions in days (API Reference, PutRetentionPolicy).
+var retentions = []int{1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653}
+
 // Open checks cfg. It touches neither disk nor network: a disk or a network that
 // is missing is no error here. Lines are taken from now on.
 func Open(cfg Config) (*Writer, error) {
@@ -174,6 +179,8 @@ func (cfg *Config) complete() error {
 		return fmt.Errorf("log stream %q: want 1 to 512 characters without colon and asterisk", cfg.Stream)
 	case !regionName.MatchString(cfg.Region):
 		return fmt.Errorf("region %q: want one like eu-central-1", cfg.Region)
+	case cfg.Retention != 0 && !slices.Contains(retentions, cfg.Retention):
+		return fmt.Errorf("retention of %d days: want one of %v", cfg.Retention, retentions)
 	case cfg.Credentials == nil:
 		return errors.New("the credentials are missing")
 	case cfg.Every < 0 || cfg.Timeout < 0 || cfg.MaxSpool < 0:

@@ -765,6 +765,7 @@ func TestOpenRefuses(t *testing.T) {
 		"region":      func(c *cloudwatch.Config) { c.Region = "" },
 		"credentials": func(c *cloudwatch.Config) { c.Credentials = nil },
 		"endpoint":    func(c *cloudwatch.Config) { c.Endpoint = "logs.eu-central-1.amazonaws.com" },
+		"retention":   func(c *cloudwatch.Config) { c.Retention = 2 },
 		"spool":       func(c *cloudwatch.Config) { c.MaxSpool = 1000 },
 	} {
 		if _, err := cloudwatch.Open(config(newFake(t), change)); err == nil || !strings.Contains(err.Error(), want) {

@@ -203,6 +203,15 @@ func (c *client) create(ctx context.Context) error {
 		if err := c.call(ctx, "CreateLogGroup", name{Group: c.cfg.Group}, nil); err != nil && !exists(err) {
 			return fmt.Errorf("create the log group: %w", err)
 		}
+		if c.cfg.Retention > 0 {
+			policy := struct {
+				Group string `json:"logGroupName"`
+				Days  int    `json:"retentionInDays"`
+			}{c.cfg.Group, c.cfg.Retention}
+			if err := c.call(ctx, "PutRetentionPolicy", policy, nil); err != nil {
+				return fmt.Errorf("set the retention of the log group: %w", err)
+			}
+		}
 		err = c.call(ctx, "CreateLogStream", stream, nil)
 	}
 	if err != nil && !exists(err) {
