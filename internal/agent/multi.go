@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -268,13 +269,18 @@ func (m *reportingMulti) Report(ctx context.Context, r ota.Report) error {
 	return nil
 }
 
+// spread returns d and up to a tenth more. A fleet that was started at one moment, as
+// after a power failure in a region, would ask at one moment for ever; and nobody
+// comes before the time that a server has asked for.
+func spread(d time.Duration) time.Duration { return d + rand.N(d/10+1) }
+
 // due waits until interval has passed since the last check, again and again, and
 // wakes the manager. Interval may change with every check; 0 is never.
 func (m *multi) due(ctx context.Context, checks <-chan struct{}, interval func() time.Duration) {
 	for {
 		var timer <-chan time.Time
 		if d := interval(); d > 0 {
-			timer = time.After(d)
+			timer = time.After(spread(d))
 		}
 		select {
 		case <-ctx.Done():

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -195,8 +196,8 @@ func TestMultiReport(t *testing.T) {
 	}
 }
 
-// TestDue: the next check is due one interval after the last one, and a server's
-// wish changes the interval.
+// TestDue: the next check is due one interval after the last one, or up to a tenth
+// more, and a server's wish changes the interval.
 func TestDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMulti(&Agent{}, &shelf{})
@@ -214,19 +215,19 @@ func TestDue(t *testing.T) {
 				return false
 			}
 		}
-		if woken(24*time.Hour-time.Second) || !woken(time.Second) {
+		if woken(24*time.Hour-time.Second) || !woken(time.Second+interval/10) {
 			t.Error("not due after the interval")
 		}
 		interval = time.Minute // what the server said at that check
 		checks <- struct{}{}
-		if woken(59*time.Second) || !woken(time.Second) {
+		if woken(59*time.Second) || !woken(time.Second+interval/10) {
 			t.Error("not due after the server's wish")
 		}
 		checks <- struct{}{}
 		synctest.Wait()
 		time.Sleep(50 * time.Second)
 		checks <- struct{}{} // somebody checked by hand
-		if woken(59*time.Second) || !woken(time.Second) {
+		if woken(59*time.Second) || !woken(time.Second+interval/10) {
 			t.Error("not due one interval after a check by hand")
 		}
 		interval = 0
@@ -263,6 +264,40 @@ func TestAlive(t *testing.T) {
 		end()
 		if err := l.stuck(); err != nil {
 			t.Errorf("free again: got %v", err)
+		}
+	})
+}
+
+// A fleet that starts at one moment must not ask at one moment for ever.
+func TestChecksSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		const devices, interval = 200, time.Hour
+		seen := map[time.Duration]int{}
+		var mu sync.Mutex
+		begun := time.Now()
+		var wg sync.WaitGroup
+		for range devices {
+			m := &multi{wake: make(chan struct{}, 1)}
+			wg.Go(func() { m.due(ctx, nil, func() time.Duration { return interval }) })
+			wg.Go(func() {
+				for range 3 {
+					<-m.wake
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				at := time.Since(begun)
+				if at < 3*interval || at > 3*interval+3*interval/10 {
+					t.Errorf("the third check came after %v, want %v and up to a tenth more", at, 3*interval)
+				}
+				seen[at.Truncate(time.Minute)]++
+			})
+		}
+		time.Sleep(4 * interval)
+		cancel()
+		wg.Wait()
+		if len(seen) < 10 {
+			t.Errorf("%d devices asked within %d different minutes, want 10 or more", devices, len(seen))
 		}
 	})
 }
