@@ -425,7 +425,7 @@ func TestConfig(t *testing.T) {
 		"no key":         {Single: &lambda.Single{Objects: s, URLs: u, Version: "1"}},
 		"no version":     {Single: &lambda.Single{Objects: s, URLs: u, Key: "k"}},
 		"long version":   {Single: &lambda.Single{Objects: s, URLs: u, Key: "k", Version: strings.Repeat("1", 32)}},
-		"short lifetime": {Bucket: b, Objects: s, URLs: u, URLLifetime: time.Second},
+		"short lifetime": {Bucket: b, Objects: s, URLs: u, URLLifetime: time.Millisecond},
 		"long lifetime":  {Bucket: b, Objects: s, URLs: u, URLLifetime: 169 * time.Hour},
 		"poll":           {Bucket: b, Objects: s, URLs: u, PollInterval: time.Millisecond},
 	} {
