@@ -245,7 +245,7 @@ func (p *publication) upload(ctx context.Context, r *Release) error {
 	whole := &checked{}
 	kept := r.Bundle.Key != p.fresh.Bundle.Key
 	if !kept {
-		p.total += r.Bundle.Size
+		p.total += r.Bundle.Size + r.Manifest.Size
 		whole.add(header(p.file.Signed()), nil, nil)
 	}
 	for i := range p.m.Images {
@@ -292,7 +292,7 @@ func (p *publication) put(ctx context.Context, o Object, content *checked) error
 	if err != nil {
 		return fmt.Errorf("upload: %w", err)
 	}
-	p.done = min(begin+o.Size, p.total)
+	p.done += o.Size
 	content.progress(o.Size)
 	return nil
 }

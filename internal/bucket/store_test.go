@@ -187,12 +187,12 @@ var signer = sync.OnceValues(func() (keys [2]crypto.Signer, public [2][]byte) {
 })
 
 // build makes a bundle; notes make it another release with the same version.
-func build(t *testing.T, product, version, notes string, signers int, change ...func(*ota.Manifest)) []byte {
+func build(t testing.TB, product, version, notes string, signers int, change ...func(*ota.Manifest)) []byte {
 	t.Helper()
 	m := &ota.Manifest{Format: 1, Product: product, Version: version, Notes: notes, Created: start.Add(-time.Hour)}
 	var images [][]byte
 	for i, component := range []string{"controller", "bms"} {
-		image := bytes.Repeat([]byte(product+version+component), 200) // two components share nothing
+		image := bytes.Repeat([]byte(product+version+component), 300) // two components share nothing
 		if component == "bms" {
 			image = bytes.Repeat([]byte(product+component), 300) // the same in all versions
 		}
