@@ -68,10 +68,10 @@ var (
 )
 
 const (
-	tries     = 4                // of a request
-	longest   = 10 * time.Second // pause between two of them; the shortest is below 1 s
-	quiet     = 2 * time.Minute  // without a byte, after which a connection is given up
-	maxPrefix = 100              // characters; with keys of 900 less than the 1,024 of S3
+	tries     = 4               // of a request
+	longest   = 2 * time.Second // pause between two of them; the shortest is below 1 s
+	quiet     = 2 * time.Minute // without a byte, after which a connection is given up
+	maxPrefix = 100             // characters; with keys of 900 less than the 1,024 of S3
 )
 
 // IsURL says whether text is meant as an URL for [Open].
