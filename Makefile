@@ -1,18 +1,28 @@
 # make demo    the whole thing in a minute, on this machine
+# make aws-demo   the same without a server: S3, Lambda and devices, all on this machine
 # make test    every test; installs what it needs (Debian, as root) or says what is missing
 GO ?= go
 BIN := bin
 PYTHON := /usr/lib/python3/dist-packages
+NODE := awstest/testdata/device-sdk deploy/aws/check # what runs in Node: another implementation, and a checker
 SOAK ?= 10m
 FUZZTIME ?= 60s
 export CGO_ENABLED ?= 0
 
-.PHONY: all demo test cuts mutants fuzz soak-modbus vm bench bench-install bench-modbus cross clean
+.PHONY: all demo aws-demo lambda test cuts mutants fuzz soak-modbus vm bench bench-install bench-modbus cross clean
 all:
 	$(GO) build -trimpath -o $(BIN)/ ./cmd/...
 
 demo: all
 	$(BIN)/interlock demo
+
+aws-demo:
+	./scripts/versitygw
+	$(GO) test -count 1 -v -run '^TestWithoutAServer$$' ./internal/awsdemo
+
+# the AWS Lambda function, as deploy/aws/template.yaml wants it
+lambda:
+	./scripts/lambda-zip $(BIN)/interlock-lambda.zip
 
 test: export INTERLOCK_TOOLS = 1
 test:
@@ -21,7 +31,10 @@ test:
 		grub-pc-bin:/usr/lib/grub/i386-pc/boot.img ovmf:/usr/share/OVMF/OVMF_CODE_4M.fd \
 		systemd-boot-efi:/usr/lib/systemd/boot/efi/systemd-bootx64.efi \
 		mbpoll socat tshark python3-can:can_logger python3-serial:$(PYTHON)/serial/__init__.py \
-		python3-pymodbus:$(PYTHON)/pymodbus/__init__.py python3-serial-asyncio:$(PYTHON)/serial_asyncio/__init__.py
+		python3-pymodbus:$(PYTHON)/pymodbus/__init__.py python3-serial-asyncio:$(PYTHON)/serial_asyncio/__init__.py \
+		mosquitto openssl nodejs:node npm
+	./scripts/versitygw
+	for d in $(NODE); do npm ci --silent --no-audit --no-fund --prefix $$d || exit 1; done
 	test -z "$$(gofmt -l .)"
 	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m -skip '^Test(Matrix|Mutants)$$' ./...
