@@ -311,6 +311,23 @@ func TestBrokerFaults(t *testing.T) {
 	}
 }
 
+// The acknowledgement is what CutAfter and KillAfter take away.
+func TestBrokerCutsBeforeTheAcknowledgement(t *testing.T) {
+	for _, a := range []Action{CutAfter, KillAfter} {
+		jobs := NewJobs(JobsOptions{})
+		b := StartBroker(t, NewCA(t), jobs)
+		if err := jobs.Create(Job{ID: "j", Things: []string{"dev-1"}, Document: `{}`}); err != nil {
+			t.Fatal(err)
+		}
+		d := mustConnect(t, b, "dev-1")
+		b.Fault(At(1, ToBroker, a))
+		_, err := d.Publish(d.alive(), &paho.Publish{Topic: dev + "j/update", Payload: []byte(`{"status":"FAILED"}`), QoS: 1})
+		if e, _ := jobs.Execution("dev-1", "j"); err == nil || e.Status != Failed {
+			t.Errorf("%d: acknowledged %t, and the execution is %s", a, err == nil, e.Status)
+		}
+	}
+}
+
 func TestBrokerDropRestartAndLog(t *testing.T) {
 	ca := NewCA(t)
 	b := StartBroker(t, ca)

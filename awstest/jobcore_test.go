@@ -305,6 +305,14 @@ func TestJobRetries(t *testing.T) {
 	if ask(c, "j1/update", `{"status":"REJECTED"}`); len(c.of("dev-1", "j1")) != 1 {
 		t.Error("a rejected execution was retried")
 	}
+	c = newCore(t, Job{ID: "j1", Retry: map[Status]int{Failed: 9}})
+	ask(c, "start-next", `{}`)
+	if _, err := c.cancel("j1", false, noon); err != nil {
+		t.Fatal(err)
+	}
+	if ask(c, "j1/update", `{"status":"FAILED"}`); len(c.of("dev-1", "j1")) != 1 {
+		t.Error("an execution of a cancelled job was retried")
+	}
 }
 
 func TestJobCreateRefuses(t *testing.T) {
