@@ -46,7 +46,7 @@ func TestREADMEGo(t *testing.T) {
 // TestREADMEByHand runs what the README says to type, in its order.
 func TestREADMEByHand(t *testing.T) {
 	var script string
-	for _, first := range []string{"# by hand", "# a battery"} {
+	for _, first := range []string{"# by hand", "# a battery", "# without a server"} {
 		found := false
 		for _, block := range blocks(t, "sh") {
 			if strings.HasPrefix(block, first) {
