@@ -35,6 +35,7 @@ type network struct {
 	delay      time.Duration // one way
 	jitter     time.Duration // 0 to this, added to each delay; messages overtake each other
 	bandwidth  int64         // bytes a second, to the reader; 0: any
+	slowTo     int64         // bandwidth after a quarter of the file; 0: stays
 	lose, dupe float64       // of messages
 	silent     bool          // the service does not answer
 	refuse     func(n int) map[string]any
@@ -285,7 +286,11 @@ func (n *network) deliver(topic string, payload []byte) {
 		if n.free.Before(now) {
 			n.free = now
 		}
-		n.free = n.free.Add(time.Duration(int64(len(payload)) * int64(time.Second) / n.bandwidth))
+		speed := n.bandwidth
+		if n.slowTo > 0 && n.sent > int64(len(n.file)/4) {
+			speed = n.slowTo
+		}
+		n.free = n.free.Add(time.Duration(int64(len(payload)) * int64(time.Second) / speed))
 		line = n.free.Sub(now)
 	}
 	n.after(line+n.wait(), func() {

@@ -100,6 +100,7 @@ func TestLossAndDoubles(t *testing.T) {
 		lose, dupe      float64
 		delay, jitter   time.Duration
 		bandwidth       int64
+		slowTo          int64
 		window, blockSz int
 	}{
 		{name: "24 MiB, 30 % lost, 30 % doubled", size: 24 << 20, lose: .3, dupe: .3, delay: 40 * time.Millisecond, jitter: 80 * time.Millisecond},
@@ -107,12 +108,13 @@ func TestLossAndDoubles(t *testing.T) {
 		{name: "satellite", size: 4 << 20, lose: .05, dupe: .05, delay: 300 * time.Millisecond, jitter: 200 * time.Millisecond, bandwidth: 30_000},
 		{name: "2 kB/s", size: 200_000, lose: .1, delay: 500 * time.Millisecond, jitter: 300 * time.Millisecond, bandwidth: 2000, window: 32 << 10, blockSz: 2048},
 		{name: "answers after 8 s", size: 1 << 20, lose: .1, delay: 4 * time.Second, jitter: time.Second},
+		{name: "the line slows down", size: 2 << 20, delay: 30 * time.Millisecond, bandwidth: 5_000_000, slowTo: 18_000},
 		{name: "small blocks", size: 1 << 20, lose: .3, dupe: .1, delay: 10 * time.Millisecond, blockSz: 256, window: 64 << 10},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			simulated(t, func(t *testing.T, ctx context.Context) {
 				n := newNetwork(t, c.size, 42)
-				n.ctx, n.lose, n.dupe, n.delay, n.jitter, n.bandwidth = ctx, c.lose, c.dupe, c.delay, c.jitter, c.bandwidth
+				n.ctx, n.lose, n.dupe, n.delay, n.jitter, n.bandwidth, n.slowTo = ctx, c.lose, c.dupe, c.delay, c.jitter, c.bandwidth, c.slowTo
 				o := n.options()
 				o.Window, o.BlockSize, o.Patience = c.window, c.blockSz, time.Hour
 				got, took, err := fetch(ctx, n, o)
@@ -150,6 +152,9 @@ func TestThroughput(t *testing.T) {
 				}
 				speed, bound := float64(len(got))/took.Seconds(), float64(window)/rtt.Seconds()
 				t.Logf("window %4d KiB, round trip %v: %7.0f kB/s, %.0f %% of a window per round trip", window>>10, rtt, speed/1000, 100*speed/bound)
+				if most := 5 + len(got)/min(window/2, 128<<10)*3/2; n.requests > most {
+					t.Errorf("%d requests, want at most %d", n.requests, most)
+				}
 				if speed < .75*bound {
 					t.Errorf("%.0f bytes/s, want at least 75 %% of %.0f", speed, bound)
 				}
@@ -173,8 +178,11 @@ func TestSlowReader(t *testing.T) {
 		var got []byte
 		for p := make([]byte, 30_000); ; {
 			time.Sleep(3 * time.Minute) // in simulated time; longer than Patience
-			if most := int64(len(got) + 64<<10 + 4096); n.sent > most {
-				t.Fatalf("the service has sent %d bytes, want at most %d after %d were read", n.sent, most, len(got))
+			n.mu.Lock()
+			sent := n.sent
+			n.mu.Unlock()
+			if most := int64(len(got) + 64<<10 + 4096); sent > most {
+				t.Fatalf("the service has sent %d bytes, want at most %d after %d were read", sent, most, len(got))
 			}
 			k, err := r.Read(p)
 			got = append(got, p[:k]...)

@@ -37,7 +37,7 @@ const (
 type slot struct {
 	state slotState
 	req   *request // if asked
-	data  []byte   // if have; its memory stays
+	data  []byte   // if have
 }
 
 // A request is one message to the service.
@@ -81,7 +81,7 @@ func (w *window) next() []byte {
 
 // drop forgets the block that next returned.
 func (w *window) drop() {
-	w.slot(w.base).state = missing
+	w.slot(w.base).state, w.slot(w.base).data = missing, nil
 	w.base++
 	w.busy--
 }
@@ -141,7 +141,7 @@ func (r *request) bitmap() (offset, count int, b bitmap) {
 
 // arrived takes a block that came at now in answer to a request that was sent took
 // ago; took is negative if that is not known. It reports whether the block is new.
-// Data of another length than the block's is the caller's to refuse.
+// Data of another length than the block's is the caller's to refuse; data is kept.
 func (w *window) arrived(now time.Time, block int, data []byte, seq uint64, took time.Duration) bool {
 	if took >= 0 {
 		w.rtt.add(took)
@@ -161,7 +161,7 @@ func (w *window) arrived(now time.Time, block int, data []byte, seq uint64, took
 	} else { // it was given up too early
 		w.busy++
 	}
-	s.state, s.req, s.data = have, nil, append(s.data[:0], data...)
+	s.state, s.req, s.data = have, nil, data
 	w.backoff, w.quiet = 0, now
 	w.received++
 	return true
@@ -203,7 +203,7 @@ func (w *window) expire(now time.Time) {
 // lose makes the blocks that r still waits for missing again.
 func (w *window) lose(r *request) {
 	for _, b := range r.blocks {
-		if s := w.slot(b); b >= w.base && s.state == asked && s.req == r {
+		if s := w.slot(b); b >= w.base && s.state == asked {
 			s.state, s.req = missing, nil
 			w.busy--
 		}
