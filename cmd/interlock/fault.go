@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/http"
 	"strings"
 
 	"github.com/interlock-energy/ota"
@@ -136,7 +138,20 @@ func classify(err error) (exit int, hint string) {
 	case ota.ErrAuthentication:
 		return exitDenied, ""
 	}
+	// What a bucket's server answers, and that it does not.
+	if a, ok := errors.AsType[answer](err); ok && (a.HTTPStatusCode() == http.StatusForbidden || a.HTTPStatusCode() == http.StatusUnauthorized) {
+		return exitDenied, ""
+	}
+	if n, ok := errors.AsType[*net.OpError](err); ok && n.Op == "dial" {
+		return exitUnreachable, ""
+	}
 	return exitFailed, ""
+}
+
+// answer is an error that came with an HTTP status.
+type answer interface {
+	error
+	HTTPStatusCode() int
 }
 
 // clean makes text from elsewhere (a file, a device, a server) safe for a
