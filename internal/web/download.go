@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"strings"
 	"syscall"
 	"time"
 
@@ -222,16 +221,4 @@ func (r *slowReader) Read(p []byte) (int, error) {
 		_ = r.c.SetReadDeadline(time.Time{})
 	}
 	return n, err
-}
-
-// oneLine makes text fit for a header: no control characters, and so no second
-// header, at most n bytes.
-func oneLine(text string, n int) string {
-	text = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(text, "?"), func(c rune) bool {
-		return c <= ' ' || c == 0x7f || c >= 0x80 && c < 0xa0 || c == 0x2028 || c == 0x2029
-	}), " ")
-	if len(text) > n {
-		text = strings.ToValidUTF8(text[:n], "")
-	}
-	return text
 }
