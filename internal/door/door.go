@@ -10,6 +10,7 @@ package door
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -144,7 +145,8 @@ func (f Firmware) SetHeaders(h http.Header) {
 	set("X-Firmware-Mandatory", strconv.FormatBool(f.Mandatory))
 	set("X-Firmware-Reboot", strconv.FormatBool(f.Reboot))
 	if f.MinSoC != nil {
-		set("X-Firmware-MinSoC", strconv.FormatFloat(*f.MinSoC, 'f', -1, 64))
+		// The controllers read it with atoi, which would make a limit of 42.5 one of 42.
+		set("X-Firmware-MinSoC", strconv.Itoa(int(math.Ceil(*f.MinSoC))))
 	}
 	if !f.Published.IsZero() {
 		set("X-Firmware-Published", f.Published.UTC().Format(time.RFC3339))

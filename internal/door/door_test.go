@@ -78,7 +78,7 @@ func TestFirmwareHeaders(t *testing.T) {
 	}
 	h.Del("X-Firmware-Notes")
 	want := http.Header{"X-Firmware-Version": {"2.0.0"}, "X-Firmware-Md5": {"ab"}, "X-Firmware-Sha256": {"cd"}, "X-Firmware-Mandatory": {"true"},
-		"X-Firmware-Reboot": {"false"}, "X-Firmware-Minsoc": {"42.5"}, "X-Firmware-Published": {"2026-11-01T11:00:00Z"}, "X-Firmware-Size": {"5"}, "Cache-Control": {"no-cache"}}
+		"X-Firmware-Reboot": {"false"}, "X-Firmware-Minsoc": {"43"}, "X-Firmware-Published": {"2026-11-01T11:00:00Z"}, "X-Firmware-Size": {"5"}, "Cache-Control": {"no-cache"}}
 	if diff := cmp.Diff(want, h); diff != "" {
 		t.Errorf("headers (-want +got):\n%s", diff)
 	}

@@ -167,7 +167,7 @@ func TestImage(t *testing.T) {
 				}
 			}
 			want := map[string]string{"X-Firmware-Version": "2.0.0", "X-Firmware-Md5": hex.EncodeToString(md[:]), "X-Firmware-Sha256": hex.EncodeToString(sha[:]),
-				"X-Firmware-Mandatory": "true", "X-Firmware-Reboot": "false", "X-Firmware-Minsoc": "42.5", "X-Firmware-Notes": "Balancing X-Firmware-Version: 9",
+				"X-Firmware-Mandatory": "true", "X-Firmware-Reboot": "false", "X-Firmware-Minsoc": "43", "X-Firmware-Notes": "Balancing X-Firmware-Version: 9",
 				"X-Firmware-Size": "30000", "Content-Length": "30000", "Content-Type": "application/octet-stream", "Cache-Control": "no-cache",
 				"Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
 			if diff := cmp.Diff(want, got); diff != "" {

@@ -276,3 +276,15 @@ func TestTamperedImage(t *testing.T) {
 		t.Errorf("ESP32: got %+v, %v; want that it notices nothing, which is why the document's devices must trust their server", r, err)
 	}
 }
+// The controllers' limits are whole percents, and they cut off what follows the
+// point: the server must not let that make a limit lower.
+func TestMinSoCIsNotLoweredByRounding(t *testing.T) {
+	s := newSite(t, web.Config{})
+	minSoC := 42.5
+	s.publish(t, build(t, ota.Manifest{Version: "1.0.1", Limits: ota.Limits{MinSoC: &minSoC}}, firmware(1, 1000)))
+	cfg := bessota.Config{URL: s.URL + "/bess/latest.bin", CertPEM: s.CA, Version: "1.0.0", Flash: io.Discard, SoC: func() int { return 42 }}
+	if r, err := controller(t, cfg).Update(t.Context()); bessota.CodeOf(err) != bessota.BatteryLow {
+		t.Errorf("at 42 %%, with a limit of 42.5: got %+v, %v; want that the battery is low", r, err)
+	}
+}
+

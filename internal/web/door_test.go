@@ -143,7 +143,7 @@ func TestFirmwareHeaders(t *testing.T) {
 				}
 			}
 			want := map[string]string{"X-Firmware-Version": "2.0.0", "X-Firmware-Md5": tt.md5, "X-Firmware-Sha256": tt.sha,
-				"X-Firmware-Mandatory": "true", "X-Firmware-Reboot": "false", "X-Firmware-Minsoc": "42.5"}
+				"X-Firmware-Mandatory": "true", "X-Firmware-Reboot": "false", "X-Firmware-Minsoc": "43"}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("headers (-want +got):\n%s", diff)
 			}
