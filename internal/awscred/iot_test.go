@@ -101,8 +101,10 @@ func TestRenewal(t *testing.T) {
 		time.Sleep(55 * time.Minute)
 		f.status.Store(503)
 		for range 5 {
-			if got := key(t, p); got != "ASIA2" {
-				t.Errorf("in the outage: got %s, want ASIA2, which is still valid", got)
+			for range 3 { // the first asks, the others are not to
+				if got := key(t, p); got != "ASIA2" {
+					t.Errorf("in the outage: got %s, want ASIA2, which is still valid", got)
+				}
 			}
 			time.Sleep(time.Minute)
 		}

@@ -441,6 +441,119 @@ func (r *renewable) Retrieve(ctx context.Context) (aws.Credentials, error) {
 }
 func (r *renewable) Invalidate() { r.times++ }
 
+// TestNoZip: a server that does not take compressed bodies gets others.
+func TestNoZip(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		f.noZip, f.streams["/bess/logs:bess-7"] = true, []line{}
+		w := open(t, config(f))
+		for i := range 100 {
+			logger(w).Info(fmt.Sprintf("line %d", i))
+		}
+		if err := w.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got, want := f.took(), "PutLogEvents SerializationException, PutLogEvents"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	})
+}
+
+// TestHangEnds: a server that has hung is asked again.
+func TestHangEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		f.hang = true
+		w := open(t, config(f, spooled(otatest.NewDisk())))
+		end := running(t, w)
+		logger(w).Info("line 0")
+		time.Sleep(time.Hour)
+		f.set(func() { f.hang = false })
+		time.Sleep(12 * time.Minute)
+		same(t, "lines", f.messages(), numbered(0, 1))
+		closed(t, end)
+	})
+}
+
+// TestStorm: when much waits, the next upload is not waited for.
+func TestStorm(t *testing.T) {
+	for _, disk := range []*otatest.Disk{otatest.NewDisk(), nil} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake(t)
+			w := open(t, config(f, func(c *cloudwatch.Config) {
+				c.Every = 10_000 * time.Hour
+				if disk != nil {
+					spooled(disk)(c)
+				}
+			}))
+			end := running(t, w)
+			for range 700 {
+				logger(w).Info(strings.Repeat("x", 1000))
+			}
+			time.Sleep(31 * time.Second)
+			if got := w.Status().Sent; got < 400 {
+				t.Errorf("disk %v: got %d lines sent, want most of 700", disk != nil, got)
+			}
+			closed(t, end)
+		})
+	}
+}
+
+// TestUnreadable: a segment that cannot be read is given up in the end, and counted.
+func TestUnreadable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, disk := newFake(t), otatest.NewDisk()
+		f.fault = offline
+		w := open(t, config(f, spooled(disk)))
+		end := running(t, w)
+		logger(w).Info("line 0")
+		time.Sleep(6 * time.Minute) // its segment is complete, because sending it was tried
+		logger(w).Info("line 1")
+		time.Sleep(time.Minute)
+		disk.OnRead = func(name string, _ int64, _ []byte) error {
+			if strings.HasSuffix(name, "0000.log") {
+				return syscall.EIO
+			}
+			return nil
+		}
+		f.set(func() { f.fault = nil })
+		time.Sleep(time.Hour)
+		closed(t, end)
+		got := f.messages()
+		if len(got) != 2 || got[0] != "line 1" || !strings.Contains(fmt.Sprint(f.streams), `"dropped":{"the spool on disk could not be read":1}`) {
+			t.Errorf("got %q", got)
+		}
+	})
+}
+
+// TestDiskComesBack while lines are being sent from memory: they are sent once.
+func TestDiskComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, disk := newFake(t), otatest.NewDisk()
+		var broken atomic.Bool
+		broken.Store(true)
+		disk.OnEffect = func(int, string) otatest.Fault {
+			if broken.Load() {
+				return otatest.Fault{Err: syscall.EIO}
+			}
+			return otatest.Fault{}
+		}
+		w := open(t, config(f, spooled(disk), func(c *cloudwatch.Config) {
+			c.Client, c.Every = &http.Client{Transport: &slowTransport{f, 50 * time.Second}}, 10*time.Second
+		}))
+		end := running(t, w)
+		for i := range 60 {
+			logger(w).Error(fmt.Sprintf("line %d", i))
+			time.Sleep(5 * time.Second)
+			broken.Store(i/8%2 == 0)
+		}
+		if err := end(10 * time.Minute); err != nil {
+			t.Error(err)
+		}
+		same(t, "lines", f.messages(), numbered(0, 60))
+	})
+}
+
 // TestBackOff: a server that is down for a day is not stormed, and found soon.
 func TestBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -36,6 +36,7 @@ type fakeLogs struct {
 	// operation is to be done all the same.
 	fault func(n int, operation string, events []line) (*http.Response, bool, error)
 	hang  bool // never answer
+	noZip bool // refuse what is compressed
 }
 
 type line struct {
@@ -95,7 +96,9 @@ func (f *fakeLogs) RoundTrip(r *http.Request) (*http.Response, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	res, do, err := (*http.Response)(nil), true, error(nil)
-	if f.fault != nil {
+	if f.noZip && zipped {
+		res, do = failure(400, "SerializationException", "start of structure expected"), false
+	} else if f.fault != nil {
 		res, do, err = f.fault(len(f.requests), operation, in.Events)
 	}
 	if do {

@@ -337,10 +337,9 @@ func (w *Writer) changed(err error) {
 // in memory only.
 func (w *Writer) finish(ctx context.Context) int {
 	r := &w.run
-	defer context.AfterFunc(ctx, w.end)()
 	w.spill(true)
 	if r.flight != nil {
-		w.landed(<-r.results) // soon, because ctx ends it
+		w.landed(<-r.results) // Close ends it with ctx
 	}
 	w.spill(true)
 	for r.cycle = false; ctx.Err() == nil; {
