@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -208,9 +209,9 @@ func (r *request) field(name string, raw json.RawMessage) (bad string) {
 	case "statusDetails":
 		r.details, bad = parseDetails(raw)
 	case "expectedVersion":
-		r.expected, bad = wholeNumber(raw, 1, 1<<31)
+		r.expected, bad = wholeNumber(raw, 1, math.MaxInt32)
 	case "executionNumber":
-		r.number, bad = wholeNumber(raw, 1, 1<<31)
+		r.number, bad = wholeNumber(raw, 1, math.MaxInt32)
 	case "stepTimeoutInMinutes":
 		if r.stepMinutes, bad = wholeNumber(raw, -1, maxMinutes); bad == "" && r.stepMinutes == 0 {
 			bad = fmt.Sprintf("got 0, want 1 to %d, or -1", maxMinutes)

@@ -3,6 +3,7 @@ package awstest
 import (
 	"bytes"
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -38,8 +39,9 @@ func TestJobTimers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				jobs := NewJobs(JobsOptions{})
+				var mu sync.Mutex
 				said := map[string]int{}
-				jobs.Attach(func(m Message) { said[m.Topic]++ })
+				jobs.Attach(func(m Message) { mu.Lock(); said[m.Topic]++; mu.Unlock() })
 				if err := jobs.Create(Job{ID: "j", Things: []string{"d"}, Document: `{}`, InProgressTimeout: c.timeout}); err != nil {
 					t.Fatal(err)
 				}
@@ -57,6 +59,8 @@ func TestJobTimers(t *testing.T) {
 				if got := time.Since(start); c.ends > 0 && got != c.ends {
 					t.Errorf("timed out after %v, want %v", got, c.ends)
 				}
+				mu.Lock()
+				defer mu.Unlock()
 				if n := said["$aws/things/d/jobs/notify"]; c.ends > 0 && n != 2 {
 					t.Errorf("got %d notifications, want 2: created, timed out", n)
 				}
@@ -68,13 +72,17 @@ func TestJobTimers(t *testing.T) {
 func TestJobTimedOutIsRetriedAndTellsTheTimeLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		jobs := NewJobs(JobsOptions{})
-		var last Message
-		jobs.Attach(func(m Message) { last = m })
+		said := make(chan Message, 100)
+		jobs.Attach(func(m Message) { said <- m })
 		err := jobs.Create(Job{ID: "j", Things: []string{"d"}, Document: `{}`, InProgressTimeout: 2 * time.Minute, Retry: map[Status]int{TimedOut: 1}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		jobs.Receive("d", "$aws/things/d/jobs/start-next", []byte(`{}`))
+		var last Message
+		for len(said) > 0 {
+			last = <-said
+		}
 		if last.Client != "d" || !contains(last.Payload, `"approximateSecondsBeforeTimedOut":120`) {
 			t.Errorf("got %s to %q", last.Payload, last.Client)
 		}

@@ -231,7 +231,7 @@ func (of *stream) check(r streamRequest) ([]byte, *refusal) {
 		return nil, refuse("BlockSizeOutOfBounds", "l: got %d, want %d to %d", r.size, minBlock, maxBlock)
 	case r.count < 0 || r.count > maxBlockCount:
 		return nil, refuse("BlockCountLimitExceeded", "n: got %d, want 0 to %d", r.count, maxBlockCount)
-	case r.offset < 0 || r.offset > maxBlockCount || r.offset*r.size >= len(content):
+	case r.offset < 0 || r.offset > maxBlockCount || int64(r.offset)*int64(r.size) >= int64(len(content)):
 		return nil, refuse("OffsetOutOfBounds", "o: got block %d of %d bytes, the file has %d bytes", r.offset, r.size, len(content))
 	case len(r.bitmap) >= maxBitmap:
 		return nil, refuse("BlockBitmapLimitExceeded", "b: got %d bytes, want less than %d", len(r.bitmap), maxBitmap)

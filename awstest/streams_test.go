@@ -274,6 +274,9 @@ func FuzzStreamRequest(f *testing.F) {
 	c, _ := cbor.Marshal(map[string]any{"f": 0, "l": 4096, "b": []byte("MQ=="), "n": 1})
 	f.Add("get/cbor", c)
 	f.Fuzz(func(t *testing.T, verb string, payload []byte) {
+		if tooLong(streamTopicOf+verb) != "" {
+			t.Skip("no broker would bring it")
+		}
 		s := NewStreams()
 		if err := s.Create("", "s1", map[int][]byte{0: make([]byte, 5000)}); err != nil {
 			t.Fatal(err)
