@@ -267,9 +267,7 @@ func pollInterval(base time.Duration, h api.Head) time.Duration {
 	}
 	hash := fnv.New64a()
 	hash.Write([]byte(h.Device))
-	x := hash.Sum64()
-	x ^= x >> 32 // FNV's high bits hardly depend on the last characters, where ids differ
-	x *= 0x9e3779b97f4a7c15
-	spread := float64(x>>11) / (1 << 53) // 0 to 1
+	x := hash.Sum64() * 0x9e3779b97f4a7c15 // FNV's high bits hardly depend on the last characters, where ids differ
+	spread := float64(x>>11) / (1 << 53)   // 0 to 1
 	return max(time.Second, time.Duration(float64(base)*(0.8+0.4*spread)).Round(time.Second))
 }

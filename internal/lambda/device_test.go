@@ -276,6 +276,21 @@ func TestLog(t *testing.T) {
 	}
 }
 
+// A device may say much; the log gets a bounded part of it.
+func TestLongWordsAreCut(t *testing.T) {
+	x := newHouse(t, nil)
+	req := checkin("d1")
+	req.Reason = strings.Repeat("é", 50_000)
+	for i := range 500 {
+		req.Signals = append(req.Signals, ota.Signal{Name: fmt.Sprintf("%d%s", i, strings.Repeat("x", 100)), Value: 1})
+	}
+	x.want(x.as("POST", api.PathStatus, api.StatusUpdate{Head: req.Head}), 204, nil)
+	x.want(x.as("POST", api.PathReports, api.ReportsRequest{Device: "d1", Reports: []ota.Report{{ID: "r1", Result: ota.Failed, Reason: req.Reason}}}), 200, nil)
+	if n := x.log.b.Len(); n > 8<<10 {
+		t.Errorf("the log got %d bytes for two requests, want at most 8 KiB", n)
+	}
+}
+
 // panicker is a store that panics.
 type panicker struct{ blob.Store }
 

@@ -58,12 +58,12 @@ type outcome struct {
 var errUntouched = errors.New("the process ended before it took the event")
 
 // start starts a process and waits until it asks for an event.
-func start(ctx context.Context, o Options, serial int) (e *environment, took time.Duration, err error) {
+func start(ctx context.Context, o Options, serial int) (*environment, time.Duration, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, 0, err
 	}
-	e = &environment{events: make(chan *invocation), asked: make(chan struct{}), died: make(chan struct{}),
+	e := &environment{events: make(chan *invocation), asked: make(chan struct{}), died: make(chan struct{}),
 		initErr: make(chan *FunctionError, 1), timeout: o.Timeout}
 	e.api = &http.Server{Handler: e.runtimeAPI()}
 	go e.api.Serve(l)
