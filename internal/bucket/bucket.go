@@ -151,9 +151,6 @@ func (b *Bucket) save(ctx context.Context, key, etag string, v any) error {
 	if err == nil {
 		return nil
 	}
-	if there, _, readErr := b.read(ctx, key, int64(len(text))); readErr == nil && bytes.Equal(there, text) {
-		return nil
-	}
 	if errors.Is(err, blob.ErrExists) || errors.Is(err, blob.ErrChanged) || etag != "" && errors.Is(err, blob.ErrNotFound) {
 		return fmt.Errorf("write %s: %w", key, errFaster)
 	}

@@ -187,7 +187,8 @@ func TestReleaseIsTheServers(t *testing.T) {
 
 func TestWithdrawAndPromote(t *testing.T) {
 	one := build(t, "bess", "1.0.0", "", 1)
-	b := open(newMemory())
+	store := newMemory()
+	b := open(store)
 	mustPublish(t, b, one, PublishOptions{})
 	ctx, d := t.Context(), digest(t, one)
 	for i, step := range []struct {
@@ -209,7 +210,12 @@ func TestWithdrawAndPromote(t *testing.T) {
 		{func() error { return publish(t, b, build(t, "bess", "1.0.0", "x", 1), PublishOptions{Replace: true}) }, nil, ""},
 		{func() error { return b.Promote(ctx, "default", d) }, ErrConflict, "another release has taken the place of"},
 	} {
-		if err := step.do(); !errors.Is(err, step.want) || step.text != "" && !strings.Contains(err.Error(), step.text) {
+		before := len(store.writes)
+		err := step.do()
+		if step.want != nil && len(store.writes) != before {
+			t.Errorf("step %d: wrote %v before it refused", i, store.writes[before:])
+		}
+		if !errors.Is(err, step.want) || step.text != "" && !strings.Contains(err.Error(), step.text) {
 			t.Errorf("step %d: got %v, want %v with %q", i, err, step.want, step.text)
 		}
 	}

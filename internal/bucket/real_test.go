@@ -54,7 +54,7 @@ func TestReal(t *testing.T) {
 					t.Fatal(err)
 				}
 				want := whole(t, fake)
-				for last := ops; last > 0; last -= 3 { // with all first, then ever fewer
+				for last := ops; last > 0; last -= 5 { // with all first, then ever fewer
 					store := fresh()
 					sc.before(t, open(store))
 					n := 0

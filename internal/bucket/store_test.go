@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"iter"
 	"maps"
@@ -22,8 +23,7 @@ import (
 )
 
 // memory is a fake store: a bucket in a map, as S3 behaves when nothing is wrong.
-// Before is called before each operation, after after it: they make it fail, die,
-// or wait for its turn.
+// What can go wrong is added around it.
 type memory struct {
 	mu      sync.Mutex
 	objects map[string][]byte
@@ -40,7 +40,7 @@ func (m *memory) clone() *memory {
 }
 
 func (m *memory) describe(key string) blob.Object {
-	return blob.Object{Key: key, Size: int64(len(m.objects[key])), ETag: fmt.Sprintf(`"%x"`, sha256.Sum256(m.objects[key])),
+	return blob.Object{Key: key, Size: int64(len(m.objects[key])), ETag: fmt.Sprintf(`"%08x"`, crc32.ChecksumIEEE(m.objects[key])),
 		ModTime: time.Unix(int64(m.order[key]), 0)}
 }
 
@@ -235,6 +235,9 @@ func digest(t *testing.T, file []byte) string {
 	return m.Digest
 }
 
+// good has the keys and ETags of objects that were read and are right.
+var good sync.Map
+
 // whole reads all that a device may be told to read, and fails if anything is
 // missing or not what it is called. It returns the digests: by group, by product.
 func whole(t *testing.T, s blob.Store) map[string]map[string]string {
@@ -256,23 +259,25 @@ func whole(t *testing.T, s blob.Store) map[string]map[string]string {
 			if stored, err := b.Release(ctx, r.Digest); err != nil || stored.Version != r.Version {
 				t.Fatalf("group %s: release %s is not there: %v", g, r.Version, err)
 			}
-			envelope, err := b.Envelope(ctx, r)
-			if err != nil {
-				t.Fatalf("group %s: %v", g, err)
-			}
-			m, err := bundle.Unsigned(envelope)
-			if err != nil || m.Digest != r.Digest {
-				t.Fatalf("group %s: the envelope is not that of %s: %v", g, r.Digest, err)
-			}
-			objects := []Object{r.Bundle}
+			objects := []Object{r.Bundle, r.Manifest}
 			for _, im := range r.Images {
 				objects = append(objects, im.Object)
 			}
 			for _, o := range objects {
+				at, err := s.Stat(ctx, o.Key)
+				if _, known := good.Load(o.Key + at.ETag); known && err == nil {
+					continue
+				}
 				content, _, err := b.read(ctx, o.Key, 1<<30)
 				if err != nil || int64(len(content)) != o.Size || ota.Hash(sha256.Sum256(content)) != o.SHA256 {
 					t.Fatalf("group %s names %s, which is not there whole: %d bytes, want %d: %v", g, o.Key, len(content), o.Size, err)
 				}
+				if o.Key == r.Manifest.Key {
+					if m, err := bundle.Unsigned(content); err != nil || m.Digest != r.Digest {
+						t.Fatalf("group %s: the envelope is not that of %s: %v", g, r.Digest, err)
+					}
+				}
+				good.Store(o.Key+at.ETag, true)
 			}
 		}
 	}
