@@ -34,6 +34,9 @@ const maxPacket = 128<<10 + 4<<10
 // inFlight is how many messages of QoS 1 the broker may send without an answer.
 const inFlight = 32
 
+// writeTimeout is for one packet of at most 128 KiB, into the kernel's buffer.
+const writeTimeout = time.Minute
+
 // tlsConfig is nil if the connection is plain.
 func tlsConfig(cfg *Config, host, port string) (*tls.Config, error) {
 	if cfg.AllowPlain && cfg.CACert == nil && cfg.ClientCert == nil {
@@ -182,7 +185,10 @@ type bounded struct {
 
 // Write says why the other side has hung up, if it did before it was asked anything: with
 // TLS 1.3 that is how it refuses a certificate (RFC 8446, section 4.4.2.4), and only a read shows it.
+//
+// A write has a limit in time, so that a dead connection holds up nobody who says good-bye.
 func (b *bounded) Write(p []byte) (int, error) {
+	_ = b.SetWriteDeadline(time.Now().Add(writeTimeout))
 	n, err := b.Conn.Write(p)
 	if err != nil && !b.heard.Load() {
 		_ = b.SetReadDeadline(time.Now().Add(time.Second))

@@ -436,11 +436,11 @@ func TestDown(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Report(t.Context(), report(rel, ota.Succeeded, ota.ErrNone, "")); ota.CodeOf(err) != ota.ErrConnectivity {
-		t.Errorf("Report: got %v, want %v", err, ota.ErrConnectivity)
-	}
 	if err := fetch(t.Context(), s, rel); err != nil {
 		t.Errorf("the bucket is still there: %v", err)
+	}
+	if err := s.Report(t.Context(), report(rel, ota.Succeeded, ota.ErrNone, "")); ota.CodeOf(err) != ota.ErrConnectivity {
+		t.Errorf("Report: got %v, want %v", err, ota.ErrConnectivity)
 	}
 	r.broker.Start()
 	deliver(t.Context(), t, s, report(rel, ota.Succeeded, ota.ErrNone, ""))

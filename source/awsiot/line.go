@@ -101,7 +101,6 @@ func (l *line) once(ctx context.Context, said *string) error {
 	defer close(gone)
 	l.mu.Lock()
 	filters := l.filters()
-	l.client, l.gone = c, gone // from here on a new subscription is sent by whoever makes it
 	l.mu.Unlock()
 	if err := subscribe(ctx, c, filters); err != nil {
 		_ = c.Disconnect(&paho.Disconnect{})
@@ -115,6 +114,9 @@ func (l *line) once(ctx context.Context, said *string) error {
 		// AWS ends the connection of a client that asks for what its policy does not allow.
 		return fmt.Errorf("the connection ended while the device subscribed to the topics of its jobs: %w (does the policy of its certificate allow %s/*?)", err, l.cfg.JobsPrefix)
 	}
+	l.mu.Lock()
+	l.client, l.gone = c, gone // only now: an answer must find its subscription
+	l.mu.Unlock()
 	l.log.Info("connected to the broker", "endpoint", l.cfg.Endpoint, "client", l.cfg.ClientID)
 	*said = ""
 	l.first()

@@ -214,7 +214,10 @@ func (s *service) ask(ctx context.Context, topic string, request map[string]any)
 // next returns the execution that is pending first, without starting it, or nil.
 func (s *service) next(ctx context.Context) (*execution, error) {
 	a, err := s.ask(ctx, "$next/get", map[string]any{})
-	return a.Execution, err
+	if err != nil || a.Execution == nil || over(a.Execution.Status) {
+		return nil, err
+	}
+	return a.Execution, nil
 }
 
 // describe returns the newest execution of a job, or nil if there is none or it is over.
