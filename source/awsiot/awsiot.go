@@ -4,8 +4,26 @@
 //
 // For device builders: start with [New], give the source to the manager, and run
 // [Source.Run] beside it, which keeps the connection and wakes the manager. For
-// operators: the documents of jobs are described at [Config.Verify] and in
-// document.go; the status of a job execution and its details are the device's words.
+// operators: a job says where its release is, in one of these forms:
+//
+//	{"interlock": {"bundle": "https://..."}}
+//	{"interlock": {"manifest": "https://...", "images": {"controller": "https://..."}}}
+//	{"afr_ota": {...}}    FreeRTOS OTA, one file: a bundle, or an image under AWS code signing
+//
+// The first two may say product, version and digest as well, for people; these must then
+// be those of the release. Addresses may be AWS's placeholders for presigned URLs. Jobs are
+// taken in the order of the service; one that has begun is finished before the next. The
+// status of an execution, and its details, are the device's words:
+//
+//	QUEUED       nothing has begun: the device waits for its gate, or has not heard of it
+//	IN_PROGRESS  from the first byte of an image to the end of the trial
+//	SUCCEEDED    the release is proven and marked good, or ran already
+//	REJECTED     it never will be taken here: the document, the signature, the product, an
+//	             older version, no room, or it failed here before
+//	FAILED       it was begun, and given up, rolled back, lost, or stopped by a person
+//
+// A FreeRTOS file is kept in [Config.Dir] until all of it is there, and its job is offered
+// only then.
 //
 // What the package promises:
 //
