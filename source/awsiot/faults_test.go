@@ -217,9 +217,6 @@ func TestDirLost(t *testing.T) {
 			}
 			stop()
 			r.disk = otatest.NewDisk()
-			if err := durable.MkdirAll(r.disk, dir, 0o700); err != nil {
-				t.Fatal(err)
-			}
 			cfg := r.config(running)
 			if result == ota.Succeeded {
 				cfg = r.config("1.1.0")
@@ -242,6 +239,9 @@ func TestDamagedRecord(t *testing.T) {
 	r := newRig(t)
 	rel, document := r.release("1.1.0", 10_000)
 	r.create("job-1", document)
+	if err := durable.MkdirAll(r.disk, dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if err := durable.WriteFile(r.disk, dir+"/awsiot.json", []byte(`{"format":1,"hand":`), 0o600); err != nil {
 		t.Fatal(err)
 	}

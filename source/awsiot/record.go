@@ -134,7 +134,14 @@ func saveRecord(fsys durable.FS, dir string, r record) error {
 	if err := durable.MkdirAll(fsys, dir, 0o700); err != nil {
 		return fmt.Errorf("save what is known of the job in hand: %w", err)
 	}
-	if err := durable.WriteFile(fsys, filepath.Join(dir, recordName), b, 0o600); err != nil {
+	name := filepath.Join(dir, recordName)
+	err = durable.WriteFile(fsys, name, b, 0o600)
+	if errors.Is(err, fs.ErrNotExist) { // the directory
+		if err = durable.MkdirAll(fsys, dir, 0o700); err == nil {
+			err = durable.WriteFile(fsys, name, b, 0o600)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("save what is known of the job in hand: %w", err)
 	}
 	return nil

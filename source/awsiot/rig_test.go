@@ -45,9 +45,6 @@ func newRig(t testing.TB) *rig {
 	r := &rig{t: t, ca: awstest.NewCA(t), bucket: newBucket(t), disk: otatest.NewDisk(), key: otatest.NewSigningKey(t)}
 	r.jobs = awstest.NewJobs(awstest.JobsOptions{Presign: r.bucket.presign})
 	r.broker = awstest.StartBroker(t, r.ca, r.jobs)
-	if err := durable.MkdirAll(r.disk, dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
 	return r
 }
 
