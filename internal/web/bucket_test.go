@@ -33,6 +33,7 @@ import (
 type faulty struct {
 	*s3.Store
 	down  atomic.Bool
+	full  atomic.Int64 // bytes, from which on an object is not taken; 0: any
 	short atomic.Bool
 }
 
@@ -41,6 +42,12 @@ var errDown = errors.New("nobody answers at the bucket")
 func (f *faulty) Put(ctx context.Context, key string, r io.ReadSeeker, o blob.PutOptions) (blob.Object, error) {
 	if f.down.Load() {
 		return blob.Object{}, errDown
+	}
+	if size, err := r.Seek(0, io.SeekEnd); err != nil || f.full.Load() > 0 && size >= f.full.Load() {
+		return blob.Object{}, errors.Join(errDown, err)
+	}
+	if _, err := r.Seek(0, io.SeekStart); err != nil {
+		return blob.Object{}, err
 	}
 	return f.Store.Put(ctx, key, r, o)
 }
@@ -218,6 +225,9 @@ func TestBucketAway(t *testing.T) {
 		t.Errorf("offered %+v, want 1.1.0 through the server", offer.Release)
 	}
 	f.down.Store(false)
+	f.full.Store(5001) // the image is taken, the bundle is not
+	x.want(x.do("POST", api.PathReleases, x.operator, second), http.StatusServiceUnavailable, nil)
+	f.full.Store(0)
 	if got := objects(t, f); !equal(got, before) {
 		t.Errorf("in the bucket: %v, want %v", got, before)
 	}
