@@ -3,6 +3,7 @@ package bucket
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -89,6 +90,28 @@ func TestOrderOfWrites(t *testing.T) {
 	mustPublish(t, open(store), build(t, "bess", "1.0.1", "", 1), PublishOptions{})
 	if n := len(store.writes) - before; n != 6 {
 		t.Errorf("the next release wrote %d objects, want 6: one of its images is there", n)
+	}
+}
+
+// What somebody else has put under the key of an image, or cut, is written anew.
+func TestForeignObjects(t *testing.T) {
+	file := build(t, "bess", "1.0.0", "", 1)
+	store := newMemory()
+	b := open(store)
+	mustPublish(t, b, file, PublishOptions{})
+	for key, content := range store.clone().objects {
+		if !strings.HasPrefix(key, "groups/") && !strings.HasPrefix(key, "versions/") {
+			store.objects[key] = content[:len(content)-1]
+		}
+	}
+	mustPublish(t, b, file, PublishOptions{})
+	if now := whole(t, store); now["default"]["bess"] != digest(t, file) {
+		t.Errorf("got %v, want the release", now)
+	}
+	for key, content := range store.objects {
+		if strings.HasPrefix(key, "images/") && key != imageKey(sha256.Sum256(content)) {
+			t.Errorf("%s is still cut", key)
+		}
 	}
 }
 
