@@ -88,6 +88,7 @@ func (f *Function) checkin(w http.ResponseWriter, r *request) error {
 	h.Set(api.HeaderPoll, poll)
 	h.Set("ETag", etag)
 	if sameETag(r.Header.Get("If-None-Match"), etag) {
+		r.quiet = f.cfg.SkipIdle && idle(req.Head)
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
@@ -145,6 +146,12 @@ func (f *Function) offer(r *request, rel *bucket.Release) (*api.ReleaseOffer, er
 		out.Images = append(out.Images, api.ImageOffer{Component: im.Component, URL: u, Size: im.Size, SHA256: im.SHA256})
 	}
 	return out, nil
+}
+
+// idle reports whether a device has nothing to tell. Agents check in while they
+// are checking, which is no news.
+func idle(h api.Head) bool {
+	return (h.Status == ota.StatusIdle || h.Status == ota.StatusChecking) && h.Code == 0 && h.Reason == "" && h.UpdateVersion == ""
 }
 
 // sameETag reports whether list, an If-None-Match, has etag. "*" has none: a

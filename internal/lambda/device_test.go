@@ -276,6 +276,76 @@ func TestLog(t *testing.T) {
 	}
 }
 
+// Of a fleet that has nothing to say, most lines say so: they can be left out.
+// All that is news is still there.
+func TestLogWithoutIdle(t *testing.T) {
+	x := newHouse(t, func(c *lambda.Config) { c.SkipIdle = true })
+	x.publish("1.0.0", "")
+	none := `If-None-Match: "none"`
+	for _, tt := range []struct {
+		name    string
+		change  func(*api.CheckinRequest)
+		headers []string
+		status  int
+		logged  bool
+	}{
+		{"idle, nothing new", func(r *api.CheckinRequest) {}, nil, 304, false},
+		{"idle, while it asks", func(r *api.CheckinRequest) { r.Status = ota.StatusChecking }, nil, 304, false},
+		{"idle, something new", func(r *api.CheckinRequest) {}, []string{none}, 200, true},
+		{"at work", func(r *api.CheckinRequest) { r.Status = ota.StatusDownloading }, nil, 304, true},
+		{"on trial", func(r *api.CheckinRequest) { r.Status = ota.StatusTrial }, nil, 304, true},
+		{"waits", func(r *api.CheckinRequest) { r.UpdateVersion = "1.0.0" }, nil, 304, true},
+		{"has a code", func(r *api.CheckinRequest) { r.Code = ota.ErrBatteryLow }, nil, 304, true},
+		{"has a reason", func(r *api.CheckinRequest) { r.Reason = "rolled back" }, nil, 304, true},
+		{"refused", func(r *api.CheckinRequest) { r.Product = "../x" }, nil, 400, true},
+		{"no token", func(r *api.CheckinRequest) {}, []string{"Authorization: Bearer ilk_dev_wrong"}, 401, true},
+	} {
+		req := checkin("d1")
+		etag := x.as("POST", api.PathCheckin, req).Header().Get("ETag")
+		x.log.take(t)
+		tt.change(&req)
+		headers := append([]string{"Authorization: Bearer " + x.token, "If-None-Match: " + etag}, tt.headers...)
+		x.want(x.do("POST", api.PathCheckin, req, headers...), tt.status, nil)
+		if got := len(x.log.take(t)) == 1; got != tt.logged {
+			t.Errorf("%s: a line in the log: %t, want %t", tt.name, got, tt.logged)
+		}
+	}
+	x.want(x.as("POST", api.PathStatus, api.StatusUpdate{Head: checkin("d1").Head}), 204, nil)
+	if n := len(x.log.take(t)); n != 1 {
+		t.Errorf("what a device says of itself: %d lines, want 1", n)
+	}
+}
+
+// While S3 does not answer, or asks for patience, devices are asked to come again,
+// and are not told that something is broken here.
+func TestStoreUnavailable(t *testing.T) {
+	for _, path := range []string{"/firmware", "/image", "/bundle", api.PathCheckin, api.PathReports} {
+		for _, first := range []string{"groups", "tokens", "releases", "images", "bundles", "reports"} {
+			x := newHouse(t, nil)
+			x.publish("1.0.0", "")
+			x.store.breaks(first, fmt.Errorf("open x: %w: SlowDown: Please reduce your request rate", blob.ErrUnavailable), false)
+			var w *httptest.ResponseRecorder
+			switch path {
+			case api.PathCheckin:
+				w = x.as("POST", path, checkin("d1"))
+			case api.PathReports:
+				w = x.as("POST", path, api.ReportsRequest{Device: "d1", Reports: []ota.Report{{ID: "r1", Result: ota.Failed}}})
+			default:
+				w = x.do("GET", path, nil)
+			}
+			wait := w.Header().Get("Retry-After")
+			if asked := w.Code < 400 && wait == ""; !asked && (w.Code != 503 || wait != "30") {
+				t.Errorf("%s without %s: %d and Retry-After %q; want 503 and 30, or an answer", path, first, w.Code, wait)
+			}
+		}
+	}
+	x := newHouse(t, nil)
+	x.publish("1.0.0", "")
+	x.store.breaks("groups", fmt.Errorf("open x: %w", blob.ErrUnavailable), false)
+	x.want(x.as("POST", api.PathCheckin, checkin("d1")), 503, nil)
+	x.want(x.do("GET", "/firmware", nil), 503, nil)
+}
+
 // A device may say much; the log gets a bounded part of it.
 func TestLongWordsAreCut(t *testing.T) {
 	x := newHouse(t, nil)
@@ -419,8 +489,8 @@ func TestDeadline(t *testing.T) {
 	defer cancel()
 	w := httptest.NewRecorder()
 	f.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", "/firmware", nil))
-	if w.Code != 500 || ctx.Err() != nil {
-		t.Errorf("%d, after the end: %v; want a 500 before it", w.Code, ctx.Err())
+	if w.Code != 503 || ctx.Err() != nil {
+		t.Errorf("%d, after the end: %v; want a 503 before it", w.Code, ctx.Err())
 	}
 }
 

@@ -32,6 +32,7 @@ const (
 	EnvURLLifetime   = "URL_LIFETIME"       // seconds; default 3600
 	EnvPoll          = "POLL_SECONDS"       // between check-ins of an idle device; default 300
 	EnvMaxURL        = "MAX_URL"            // characters of an URL in the document; default 511, 0: any
+	EnvLogIdle       = "LOG_IDLE"           // "false": no line in the log for a device that is idle and told nothing new
 	EnvBasePath      = "BASE_PATH"          // what a custom domain's mapping puts before all paths
 	EnvSigningID     = "SIGNING_KEY_ID"     // access key that makes the presigned URLs, with
 	EnvSigningSecret = "SIGNING_SECRET"     // its secret; a user's, so that no session token is in the URLs
@@ -68,11 +69,14 @@ func fromEnvironment(ctx context.Context, getenv func(string) string, log *slog.
 			cfg.MaxURL = -1
 		}
 	}
-	if text := getenv(EnvOpen); text != "" {
-		if cfg.Open, err = strconv.ParseBool(text); err != nil {
-			return nil, fmt.Errorf("%s is %q, want true or false", EnvOpen, text)
-		}
+	if cfg.Open, err = yes(getenv, EnvOpen, false); err != nil {
+		return nil, err
 	}
+	logIdle, err := yes(getenv, EnvLogIdle, true)
+	if err != nil {
+		return nil, err
+	}
+	cfg.SkipIdle = !logIdle
 	signer, err := signingKey(ctx, getenv, http.DefaultTransport)
 	if err != nil {
 		return nil, err
@@ -139,6 +143,18 @@ func open(ctx context.Context, place string, signer aws.CredentialsProvider) (*s
 	}
 	urls, err := s3.Open(ctx, place, s3.Options{Credentials: signer})
 	return objects, urls, err
+}
+
+func yes(getenv func(string) string, name string, unset bool) (bool, error) {
+	text := getenv(name)
+	if text == "" {
+		return unset, nil
+	}
+	is, err := strconv.ParseBool(text)
+	if err != nil {
+		return false, fmt.Errorf("%s is %q, want true or false", name, text)
+	}
+	return is, nil
 }
 
 func seconds(getenv func(string) string, name string) (time.Duration, error) {

@@ -57,6 +57,11 @@ type Config struct {
 	URLLifetime  time.Duration // of presigned URLs, 1 s to 7 days; default 1 h
 	PollInterval time.Duration // between check-ins of an idle device; default 5 min
 
+	// SkipIdle leaves the line of a check-in out of the log, if the device is idle,
+	// has no error to tell, and is told that nothing is new. In a fleet these are
+	// nearly all, and logs cost; but then the log does not say who is alive.
+	SkipIdle bool
+
 	// MaxURL is the greatest length of an URL in the document in characters; default
 	// door.MaxURL. Negative: any.
 	MaxURL int

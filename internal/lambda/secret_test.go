@@ -135,6 +135,8 @@ func TestEnvironment(t *testing.T) {
 		{"lifetime too long", map[string]string{EnvBucketName: "b-1", EnvURLLifetime: "604801"}, "168h"},
 		{"poll", map[string]string{EnvBucketName: "b-1", EnvPoll: "0"}, EnvPoll},
 		{"max", map[string]string{EnvBucketName: "b-1", EnvMaxURL: "-1"}, EnvMaxURL},
+		{"quiet", map[string]string{EnvBucketName: "b-1", EnvLogIdle: "false"}, ""},
+		{"quiet?", map[string]string{EnvBucketName: "b-1", EnvLogIdle: "no"}, EnvLogIdle},
 		{"open", map[string]string{EnvBucketName: "b-1", EnvOpen: "yes please"}, EnvOpen},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -27,6 +27,7 @@ type request struct {
 	*http.Request
 	group string
 	attrs []slog.Attr
+	quiet bool // unless it ends in an error, there is nothing to log
 }
 
 func (r *request) note(attrs ...slog.Attr) { r.attrs = append(r.attrs, attrs...) }
@@ -36,6 +37,7 @@ type problem struct {
 	status     int
 	text, hint string
 	challenge  string // WWW-Authenticate, if not empty
+	retryAfter string // seconds, if not empty
 	err        error  // for the log
 }
 
@@ -47,6 +49,10 @@ func fail(status int, text, hint string) error {
 
 // margin is kept for the answer: a function that Lambda stops gives none.
 const margin = 500 * time.Millisecond
+
+// retryAfter is when to ask again, in seconds, while S3 does not answer or asks
+// for fewer requests. S3 takes minutes to grow with its load.
+const retryAfter = "30"
 
 // ServeHTTP implements [http.Handler].
 func (f *Function) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -88,7 +94,9 @@ func (f *Function) serve(rt route) http.Handler {
 				f.answer(sw, rt, p)
 			}
 		}
-		f.log(rt, r, sw.status, f.cfg.Now().Sub(start), p)
+		if p != nil || !r.quiet {
+			f.log(rt, r, sw.status, f.cfg.Now().Sub(start), p)
+		}
 	})
 }
 
@@ -150,6 +158,8 @@ func classify(err error) *problem {
 		p.status = http.StatusConflict
 	case errors.Is(err, bucket.ErrDamaged):
 		p.status, p.text, p.hint = http.StatusInternalServerError, "what the bucket has is damaged", clean(err)
+	case errors.Is(err, blob.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
+		p.status, p.text, p.hint, p.retryAfter = http.StatusServiceUnavailable, blob.ErrUnavailable.Error(), clean(err), retryAfter
 	default:
 		p.status, p.text, p.hint = http.StatusInternalServerError, "internal error", clean(err)
 	}
@@ -173,6 +183,9 @@ func (f *Function) answer(w http.ResponseWriter, rt route, p *problem) {
 	}
 	if p.challenge != "" {
 		h.Set("WWW-Authenticate", p.challenge)
+	}
+	if p.retryAfter != "" {
+		h.Set("Retry-After", p.retryAfter)
 	}
 	if rt.door {
 		door.SetHeaders(h)
