@@ -235,6 +235,9 @@ func (w *Writer) upload() {
 // next returns the oldest lines of those that are to be sent, or nil.
 func (w *Writer) next(now time.Time) (*batch, error) {
 	r := &w.run
+	if r.spool != nil && len(r.pending) > 0 {
+		r.until = r.spool.next // all that is on disk is older
+	}
 	for r.spool != nil && len(r.spool.segs) > 0 && r.spool.segs[0].number < r.until {
 		seg := r.spool.segs[0]
 		if seg == r.spool.open { // only now: while older ones cannot be sent it may grow
