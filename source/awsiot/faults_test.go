@@ -269,3 +269,69 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("the job is %s, want it to wait", got)
 	}
 }
+
+// An answer that is lost is asked for before anything is sent again, and what was to be
+// said is said by the next process, too, without being told by the manager.
+func TestAnswerLost(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		lose  func(p awstest.Packet) bool
+		tries int // final statuses that the service has seen
+	}{
+		{"the request", func(p awstest.Packet) bool { return p.Direction == awstest.ToBroker && isFinal(p) }, 1},
+		{"the answer", func(p awstest.Packet) bool {
+			return p.Direction == awstest.ToDevice && strings.HasSuffix(p.Topic, "/update/accepted")
+		}, 1},
+	} {
+		for _, restart := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, restart %v", tt.name, restart), func(t *testing.T) {
+				r := newRig(t)
+				rel, document := r.release("1.1.0", 10_000)
+				r.create("job-1", document)
+				cfg := r.config(running)
+				cfg.AnswerTimeout = 100 * time.Millisecond
+				s, stop := start(t, cfg)
+				if _, err := s.Latest(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if err := fetch(t.Context(), s, rel); err != nil {
+					t.Fatal(err)
+				}
+				lost := false
+				r.broker.Fault(func(p awstest.Packet) awstest.Fate {
+					if !lost && tt.lose(p) {
+						lost = true
+						return awstest.Fate{Action: awstest.Lose}
+					}
+					return awstest.Fate{}
+				})
+				if err := s.Report(t.Context(), report(rel, ota.Succeeded, ota.ErrNone, "")); ota.CodeOf(err) != ota.ErrConnectivity {
+					t.Fatalf("without an answer: got %v, want %v", err, ota.ErrConnectivity)
+				}
+				if restart {
+					stop()
+					start(t, cfg)
+					if _, err := r.jobs.Wait(t.Context(), thing, "job-1", awstest.Succeeded); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					deliver(t.Context(), t, s, report(rel, ota.Succeeded, ota.ErrNone, ""))
+				}
+				r.wantFinal("job-1", awstest.Succeeded, "")
+				tries := 0
+				for _, u := range r.jobs.Updates(thing, "job-1") {
+					if u.Status.Terminal() {
+						tries++
+					}
+				}
+				if tries != tt.tries {
+					t.Errorf("the service has seen %d final statuses, want %d", tries, tt.tries)
+				}
+			})
+		}
+	}
+}
+
+func isFinal(p awstest.Packet) bool {
+	return strings.HasSuffix(p.Topic, "/update") && strings.Contains(string(p.Payload), `"SUCCEEDED"`)
+}
