@@ -46,9 +46,10 @@ func (s *Store) explain(doing, key string, err error) error {
 	if status == http.StatusNotFound && code != "NoSuchBucket" {
 		return fmt.Errorf("%s: %w", what, blob.ErrNotFound)
 	}
-	e := &failure{what: what, why: reason(err), cause: err}
+	e := &failure{what: what, why: reason(err), cause: err, later: status == http.StatusTooManyRequests || status >= 500}
 	switch {
 	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
+		e.later = false // the caller's time was over, or he went away
 	case code == "NoSuchBucket":
 		e.hint = fmt.Sprintf("there is no bucket %q on this server; make it, or correct the name", s.bucket)
 	case code == "InvalidAccessKeyId":
@@ -68,6 +69,7 @@ func (s *Store) explain(doing, key string, err error) error {
 	case status == 0 && code == "" && strings.Contains(err.Error(), "retrieve credentials") || strings.Contains(err.Error(), "failed to refresh cached credentials"):
 		e.why, e.hint = "there are no credentials", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 	case status == 0:
+		e.later = true
 		e.hint = "check the endpoint and the network"
 	}
 	return e
@@ -110,8 +112,12 @@ func reason(err error) string {
 // all that the SDK knows.
 type failure struct {
 	what, why, hint string
+	later           bool // the store is to blame, and another try later is worth it
 	cause           error
 }
+
+// Is makes it a [blob.ErrUnavailable].
+func (f *failure) Is(target error) bool { return f.later && target == blob.ErrUnavailable }
 
 func (f *failure) Error() string {
 	if f.hint == "" {

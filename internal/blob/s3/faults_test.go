@@ -80,6 +80,47 @@ func TestWhatIsWrongIsSaid(t *testing.T) {
 	}
 }
 
+// Whether to come again later is told apart from what stays wrong.
+func TestUnavailable(t *testing.T) {
+	server := s3test.Start(t, s3test.Options{})
+	for name, tt := range map[string]struct {
+		endpoint string
+		want     bool
+	}{
+		"asks for patience": {answering(t, http.StatusServiceUnavailable, "SlowDown"), true},
+		"nobody there":      {"http://" + closedAddr(t), true},
+		"refuses":           {answering(t, http.StatusForbidden, "AccessDenied"), false},
+		"is elsewhere":      {answering(t, http.StatusMovedPermanently, "PermanentRedirect"), false},
+		"has it not":        {server.Endpoint, false},
+	} {
+		o := server.Options()
+		o.Endpoint, o.HTTPClient = tt.endpoint, nil
+		s, err := s3.Open(t.Context(), "s3://bucket/p", o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Stat(t.Context(), "k"); err == nil || errors.Is(err, blob.ErrUnavailable) != tt.want {
+			t.Errorf("%s: got %v; is it unavailable: want %t", name, err, tt.want)
+		}
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := server.Store(t, "p").Stat(gone, "k"); err == nil || errors.Is(err, blob.ErrUnavailable) {
+		t.Errorf("nobody waits any more: got %v, which is not the store's fault", err)
+	}
+}
+
+// Who writes keys into the URL, as for other programs, does not find them in a log.
+func TestKeysInTheURLAreNotShown(t *testing.T) {
+	for _, raw := range []string{"s3://AKIAKEY:s3cret@bucket/p", "s3://AKIAKEY:s3cret@/p", "s3://AKIAKEY:s3cret@b ucket/%zz", "s3://AKIAKEY:s3/cret@bucket",
+		"s3://bucket?region=x&secret=s3cret", "s3://bucket?endpoint=https://u:s3cret@host", "s3://bucket?endpoint=u:s3cret@host", "s3://bucket/a//b?endpoint=https://u:s3cret@host"} {
+		_, err := s3.Open(t.Context(), raw, s3.Options{Region: "us-east-1"})
+		if err == nil || strings.Contains(err.Error(), "s3cret") || strings.Contains(err.Error(), "cret@") {
+			t.Errorf("%s: got %v, want an error without the secret", raw, err)
+		}
+	}
+}
+
 // The environment is that of every program that uses AWS's SDK.
 func TestEnvironment(t *testing.T) {
 	server := s3test.Start(t, s3test.Options{TLS: true, Region: "eu-north-1"})

@@ -84,7 +84,7 @@ func IsURL(text string) bool { return strings.HasPrefix(text, "s3://") }
 func Open(ctx context.Context, rawURL string, o Options) (*Store, error) {
 	s := &Store{}
 	if err := s.parse(rawURL, &o); err != nil {
-		return nil, fmt.Errorf("open %s: %w; want s3://bucket/prefix?region=eu-central-1", rawURL, err)
+		return nil, fmt.Errorf("open %s: %w; want s3://bucket/prefix?region=eu-central-1", shown(rawURL), err)
 	}
 	var load []func(*config.LoadOptions) error
 	if o.Region != "" {
@@ -98,7 +98,7 @@ func Open(ctx context.Context, rawURL string, o Options) (*Store, error) {
 	}
 	cfg, err := config.LoadDefaultConfig(ctx, load...)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w; give the credentials in the environment, or in ~/.aws", rawURL, err)
+		return nil, fmt.Errorf("open %s: %w; give the credentials in the environment, or in ~/.aws", shown(rawURL), err)
 	}
 	s.client = s3.NewFromConfig(cfg, func(c *s3.Options) {
 		c.BaseEndpoint = cmp.Or(pointer(o.Endpoint), c.BaseEndpoint)
@@ -121,7 +121,7 @@ func Open(ctx context.Context, rawURL string, o Options) (*Store, error) {
 		})
 	})
 	if s.client.Options().Region == "" {
-		return nil, fmt.Errorf("open %s: the region is not known; add ?region=eu-central-1, or set AWS_REGION", rawURL)
+		return nil, fmt.Errorf("open %s: the region is not known; add ?region=eu-central-1, or set AWS_REGION", shown(rawURL))
 	}
 	s.signer = v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true }) // as S3 wants it
 	return s, nil
@@ -130,6 +130,8 @@ func Open(ctx context.Context, rawURL string, o Options) (*Store, error) {
 func (s *Store) parse(rawURL string, o *Options) error {
 	u, err := url.Parse(rawURL)
 	switch {
+	case strings.Contains(rawURL, "@"): // also where it cannot be parsed, as no bucket and no prefix has one
+		return errors.New("this is not the URL of a bucket: keys do not belong there, but in the environment or in ~/.aws")
 	case err != nil:
 		return err
 	case u.Scheme != "s3" || u.Host == "" || u.User != nil || u.Fragment != "":
@@ -154,8 +156,8 @@ func (s *Store) parse(rawURL string, o *Options) error {
 	}
 	if o.Endpoint != "" {
 		e, err := url.Parse(o.Endpoint)
-		if err != nil || e.Scheme != "https" && e.Scheme != "http" || e.Host == "" || e.RawQuery != "" {
-			return fmt.Errorf("endpoint %q: want a form like https://s3.example.com:9000", o.Endpoint)
+		if err != nil || e.Scheme != "https" && e.Scheme != "http" || e.Host == "" || e.RawQuery != "" || e.User != nil {
+			return fmt.Errorf("endpoint %q: want a form like https://s3.example.com:9000", shown(o.Endpoint))
 		}
 	}
 	s.bucket = u.Host
@@ -168,6 +170,23 @@ func (s *Store) parse(rawURL string, o *Options) error {
 	err = blob.CheckKey(s.prefix)
 	s.prefix += "/"
 	return err
+}
+
+// shown is an URL as it may be seen in a log: without its query, and without a
+// user, whom somebody may have put there as he does for other programs.
+func shown(raw string) string {
+	raw, _, _ = strings.Cut(raw, "?")
+	scheme, rest, ok := strings.Cut(raw, "://")
+	if !ok {
+		scheme, rest = "", raw
+	}
+	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
+		rest = "..." + rest[i:]
+	}
+	if !ok {
+		return rest
+	}
+	return scheme + "://" + rest
 }
 
 func pointer(s string) *string {
