@@ -49,7 +49,7 @@ func TestRoutes(t *testing.T) {
 // The function understands the environment that the template gives it, for every
 // combination of choices.
 func TestEnvironment(t *testing.T) {
-	known := []string{lambda.EnvBucket, lambda.EnvOpen, lambda.EnvPoll, lambda.EnvURLLifetime, lambda.EnvMaxURL, lambda.EnvSigningARN,
+	known := []string{lambda.EnvBucket, lambda.EnvOpen, lambda.EnvPoll, lambda.EnvURLLifetime, lambda.EnvMaxURL, lambda.EnvLogIdle, lambda.EnvSigningARN,
 		"SIGNING_KEY_SERIAL"} // which it does not read: a change makes it start anew
 	tpl := load(t, "template.yaml")
 	vars := tpl.at(fn + "Environment.Variables").(map[string]any)
@@ -64,6 +64,7 @@ func TestEnvironment(t *testing.T) {
 	}{
 		{"defaults, without the signing user", nil, nil, ""},
 		{"open", nil, []string{"HasOpenCheckin"}, ""},
+		{"idle devices in the log", nil, []string{"HasLogIdle"}, ""},
 		{"prefix", map[string]string{"Prefix": "ota/v2/"}, nil, ""},
 		{"bounds", map[string]string{"PollSeconds": "10", "UrlSeconds": "604800", "MaxUrl": "0"}, nil, ""},
 		{"other bounds", map[string]string{"PollSeconds": "604800", "UrlSeconds": "60", "MaxUrl": "8192"}, nil, ""},

@@ -75,13 +75,23 @@ var properties = []property{
 		stage + "RouteSettings":        "null",
 	}, []change{{stage + "DefaultRouteSettings", nil}, {stage + "DefaultRouteSettings.ThrottlingRateLimit", nil}, {stage + "DefaultRouteSettings.ThrottlingBurstLimit", nil}}},
 	{"template.yaml", "who asked is written down, and logs end", map[string]string{
-		stage + "AccessLogSettings.DestinationArn":          `{"Fn::GetAtt":["ApiLogs","Arn"]}`,
+		stage + "AccessLogSettings.Fn::If.0":                "HasApiAccessLog",
+		stage + "AccessLogSettings.Fn::If.1.DestinationArn": `{"Fn::GetAtt":["ApiLogs","Arn"]}`,
+		"Parameters.ApiAccessLog.Default":                   "yes",
 		"Resources.ApiLogs.Properties.RetentionInDays":      `{"Ref":"LogDays"}`,
 		"Resources.FunctionLogs.Properties.RetentionInDays": `{"Ref":"LogDays"}`,
 		fn + "LoggingConfig.LogGroup":                       `{"Ref":"FunctionLogs"}`,
 	}, []change{
-		{stage + "AccessLogSettings", nil}, {"Resources.ApiLogs.Properties.RetentionInDays", nil}, {"Resources.FunctionLogs.Properties.RetentionInDays", nil},
+		{stage + "AccessLogSettings", nil}, {"Parameters.ApiAccessLog.Default", "no"}, {"Resources.ApiLogs.Properties.RetentionInDays", nil}, {"Resources.FunctionLogs.Properties.RetentionInDays", nil},
 		{fn + "LoggingConfig", nil},
+	}},
+	{"template.yaml", "the log has what the function says, and of Lambda what is wrong", map[string]string{
+		fn + "LoggingConfig.LogFormat": "JSON", fn + "LoggingConfig.ApplicationLogLevel": "INFO", fn + "LoggingConfig.SystemLogLevel": `{"Ref":"SystemLogLevel"}`,
+		"Parameters.SystemLogLevel.Default": "WARN", "Parameters.LogIdle.Default": "yes",
+		fn + "Environment.Variables.LOG_IDLE": `{"Fn::If":["HasLogIdle","true","false"]}`,
+	}, []change{
+		{fn + "LoggingConfig.LogFormat", "Text"}, {fn + "LoggingConfig.ApplicationLogLevel", "ERROR"}, {fn + "LoggingConfig.SystemLogLevel", nil},
+		{fn + "Environment.Variables.LOG_IDLE", nil}, {"Parameters.LogIdle.Default", "no"},
 	}},
 	{"template.yaml", "a name of one's own has TLS 1.2", map[string]string{
 		"Resources.Domain.Properties.DomainNameConfigurations.0.SecurityPolicy": "TLS_1_2",
