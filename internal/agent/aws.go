@@ -95,7 +95,9 @@ type Surroundings struct {
 	Component    string // of a raw image
 
 	StallTimeout time.Duration
-	Level        slog.Level // of a log without its own
+	Level        slog.Level  // of a log without its own
+	Changed      func(error) // uploads of a log begin to fail, and why; nil: they work again
+	Built        time.Time   // of the agent: the clock cannot be before that
 	Log          *slog.Logger
 	Now          func() time.Time
 	Getenv       func(string) string
@@ -128,7 +130,7 @@ func (a *Agent) newAWSIoT(c *AWSIoT, version string) (ota.Source, error) {
 }
 
 // newCloudLog makes the log at CloudWatch, or nil.
-func newCloudLog(c *Config, level slog.Level) (CloudLog, error) {
+func newCloudLog(c *Config, level slog.Level, changed func(error)) (CloudLog, error) {
 	if c.Logs.CloudWatch == nil {
 		return nil, nil
 	}
@@ -140,7 +142,7 @@ func newCloudLog(c *Config, level slog.Level) (CloudLog, error) {
 		return nil, fmt.Errorf("logs.cloudwatch.level: %w", err)
 	}
 	l, err := c.AWS.NewLog(c.Logs.CloudWatch, Surroundings{Device: c.Device, Agent: c.Version, StateDir: orDefault(c.StateDir, DefaultStateDir),
-		Level: level, Now: time.Now, Getenv: c.Getenv})
+		Level: level, Changed: changed, Built: c.Built, Now: time.Now, Getenv: c.Getenv})
 	if err != nil {
 		return nil, fmt.Errorf("logs.cloudwatch: %w", err)
 	}

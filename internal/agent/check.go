@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/interlock-energy/ota"
@@ -206,7 +207,9 @@ func newLog(c *Config) (file *logfile.Writer, cloud CloudLog, log *slog.Logger, 
 	} else if valueOr(c.Logs.Console, true) {
 		handlers = append(handlers, slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	}
-	if cloud, err = newCloudLog(c, level); err != nil {
+	// Where the log goes is told in the log: the rest of it is somewhere.
+	var all atomic.Pointer[slog.Logger]
+	if cloud, err = newCloudLog(c, level, func(err error) { toldOf(all.Load(), err) }); err != nil {
 		return nil, nil, nil, err
 	}
 	if cloud != nil {
@@ -225,7 +228,20 @@ func newLog(c *Config) (file *logfile.Writer, cloud CloudLog, log *slog.Logger, 
 		}
 		handlers = append(handlers, file.Handler())
 	}
-	return file, cloud, slog.New(logfile.Tee(handlers...)), nil
+	log = slog.New(logfile.Tee(handlers...))
+	all.Store(log)
+	return file, cloud, log, nil
+}
+
+// toldOf notes that the log does not get to CloudWatch, or does again.
+func toldOf(log *slog.Logger, err error) {
+	switch {
+	case log == nil:
+	case err != nil:
+		log.Warn("the log does not get to CloudWatch; it is kept until it does", "error", err)
+	default:
+		log.Info("the log gets to CloudWatch again")
+	}
 }
 
 func logLevel(s string, byDefault slog.Level) (slog.Level, error) {

@@ -124,9 +124,12 @@ func (AWS) NewLog(c *agent.CloudWatch, e agent.Surroundings) (agent.CloudLog, er
 		return nil, err
 	}
 	cfg := cloudwatch.Config{Group: c.Group, Stream: c.Stream, Region: c.Region, Endpoint: c.Endpoint, Credentials: credentials, Client: client,
-		CreateGroup: c.CreateGroup, Level: e.Level, Every: time.Duration(c.Every), Dir: filepath.Join(e.StateDir, "cloudwatch"), MaxSpool: c.MaxSpool}
+		CreateGroup: c.CreateGroup, Changed: e.Changed, Level: e.Level, Every: time.Duration(c.Every), Dir: filepath.Join(e.StateDir, "cloudwatch"), MaxSpool: c.MaxSpool}
 	if cfg.Stream == "" {
 		cfg.Stream = e.Device.ID
+	}
+	if !e.Built.IsZero() {
+		cfg.Plausible = func(now time.Time) bool { return now.After(e.Built) }
 	}
 	w, err := cloudwatch.Open(cfg)
 	if err != nil {
