@@ -335,7 +335,7 @@ func (c *jobCore) expire(now time.Time) []Message {
 
 // placeholder is what a document may contain in any string (developer guide,
 // "Presigned URLs").
-var placeholder = regexp.MustCompile(`\$\{aws:iot:s3-presigned-url:([^}"]*)\}`)
+var placeholder = regexp.MustCompile(`\$\{aws:iot:s3-presigned-url(?:-v2)?:([^}"]*)\}`)
 
 // fill is the document as a device gets it, otherwise as it was written. The
 // placeholders are filled in wherever the document is sent, so also in notify-next.

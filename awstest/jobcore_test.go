@@ -356,7 +356,7 @@ func TestJobPresignsWheneverTheDeviceAsks(t *testing.T) {
 		}
 		return fmt.Sprintf("https://signed/%d?%s&%s", calls, thing, url), nil
 	})
-	doc := `{"files":[{"url":"${aws:iot:s3-presigned-url:https://s3/b/k}"}]}`
+	doc := `{"files":[{"url":"${aws:iot:s3-presigned-url-v2:https://s3/b/k}"}]}`
 	if _, err := c.create(Job{ID: "j1", Things: []string{"dev-1"}, Document: doc}, noon); err != nil {
 		t.Fatal(err)
 	}

@@ -69,9 +69,9 @@ type Update struct {
 
 // JobsOptions are optional.
 type JobsOptions struct {
-	// Presign makes the URL for a placeholder ${aws:iot:s3-presigned-url:URL}, each
-	// time a device is given the document. It is called with Jobs locked, so it
-	// must not call Jobs. nil: placeholders stay as they are.
+	// Presign makes the URL for a placeholder ${aws:iot:s3-presigned-url-v2:URL}, or
+	// the older one without -v2, each time a device is given the document. It is called
+	// with Jobs locked, so it must not call Jobs. nil: placeholders stay as they are.
 	Presign func(thing, url string) (string, error)
 }
 

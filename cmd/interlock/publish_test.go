@@ -63,7 +63,7 @@ func TestPublishToS3(t *testing.T) {
 		}
 	}
 	read()
-	if b := job.Interlock.Bundle; !strings.HasPrefix(b, "${aws:iot:s3-presigned-url:"+server.Endpoint+"/"+server.Bucket+"/ota/bundles/") || !strings.HasSuffix(b, "}") || strings.Contains(b, "?") {
+	if b := job.Interlock.Bundle; !strings.HasPrefix(b, "${aws:iot:s3-presigned-url-v2:"+server.Endpoint+"/"+server.Bucket+"/ota/bundles/") || !strings.HasSuffix(b, "}") || strings.Contains(b, "?") {
 		t.Errorf("job: got %s, want a placeholder", b)
 	}
 	read("--presigned")
@@ -100,10 +100,10 @@ func TestPublishToS3(t *testing.T) {
 
 func TestJobURL(t *testing.T) {
 	for in, want := range map[string]string{
-		"https://my-fw.s3.eu-central-1.amazonaws.com/ota/bundles/ab?X-Amz-Signature=1": "${aws:iot:s3-presigned-url:https://s3.eu-central-1.amazonaws.com/my-fw/ota/bundles/ab}",
-		"https://my.fw.s3.cn-north-1.amazonaws.com.cn/bundles/ab":                      "${aws:iot:s3-presigned-url:https://s3.cn-north-1.amazonaws.com.cn/my.fw/bundles/ab}",
-		"https://s3.eu-central-1.amazonaws.com/my-fw/bundles/ab?X=1":                   "${aws:iot:s3-presigned-url:https://s3.eu-central-1.amazonaws.com/my-fw/bundles/ab}",
-		"https://127.0.0.1:7070/bucket/bundles/ab?X=1":                                 "${aws:iot:s3-presigned-url:https://127.0.0.1:7070/bucket/bundles/ab}",
+		"https://my-fw.s3.eu-central-1.amazonaws.com/ota/bundles/ab?X-Amz-Signature=1": "${aws:iot:s3-presigned-url-v2:https://s3.eu-central-1.amazonaws.com/my-fw/ota/bundles/ab}",
+		"https://my.fw.s3.cn-north-1.amazonaws.com.cn/bundles/ab":                      "${aws:iot:s3-presigned-url-v2:https://s3.cn-north-1.amazonaws.com.cn/my.fw/bundles/ab}",
+		"https://s3.eu-central-1.amazonaws.com/my-fw/bundles/ab?X=1":                   "${aws:iot:s3-presigned-url-v2:https://s3.eu-central-1.amazonaws.com/my-fw/bundles/ab}",
+		"https://127.0.0.1:7070/bucket/bundles/ab?X=1":                                 "${aws:iot:s3-presigned-url-v2:https://127.0.0.1:7070/bucket/bundles/ab}",
 	} {
 		if got, err := jobURL(in); err != nil || got != want {
 			t.Errorf("%s: got %s, %v, want %s", in, got, err, want)

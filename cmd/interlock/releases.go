@@ -172,7 +172,7 @@ func jobURL(presigned string) (string, error) {
 	if name, rest, ok := strings.Cut(u.Host, ".s3."); ok && strings.Contains(rest, ".amazonaws.com") {
 		u = &url.URL{Scheme: u.Scheme, Host: "s3." + rest, Path: "/" + name + u.Path}
 	}
-	return "${aws:iot:s3-presigned-url:" + u.String() + "}", nil
+	return "${aws:iot:s3-presigned-url-v2:" + u.String() + "}", nil
 }
 
 func changeGroup(ctx context.Context, e *env, f *placeFlags, group, name string, asJSON bool, change func(digest string) api.GroupChange) error {

@@ -70,7 +70,7 @@ func (r *rig) release(version string, sizes ...int) (*otatest.SignedRelease, str
 }
 
 // presigned is what an operator writes for an address that the service fills in.
-func presigned(object string) string { return "${aws:iot:s3-presigned-url:" + object + "}" }
+func presigned(object string) string { return "${aws:iot:s3-presigned-url-v2:" + object + "}" }
 
 func (r *rig) create(id, document string) {
 	r.t.Helper()
