@@ -224,6 +224,45 @@ func each(ctx context.Context, n int, do func(ctx context.Context, i int) error)
 	return context.Cause(ctx)
 }
 
+// collect returns what load returns for 0 to n-1, in this order. What is gone by now
+// is left out. So is what is damaged: then the error is an ErrDamaged and the list
+// has all the others, because one bad file, which may be a stranger's, must not
+// keep people from seeing and withdrawing the rest.
+func collect[T any](ctx context.Context, n int, load func(ctx context.Context, i int) (T, error)) ([]T, error) {
+	all, errs := make([]T, n), make([]error, n)
+	err := each(ctx, n, func(ctx context.Context, i int) error {
+		all[i], errs[i] = load(ctx, i)
+		if err := errs[i]; err != nil && !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrNotFound) && !errors.Is(err, blob.ErrNotFound) {
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := []T{}
+	var first error
+	more := 0
+	for i, err := range errs {
+		switch {
+		case err == nil:
+			out = append(out, all[i])
+		case !errors.Is(err, ErrDamaged): // gone
+		case first == nil:
+			first = err
+		default:
+			more++
+		}
+	}
+	if more > 0 {
+		first = fmt.Errorf("%w, and %d more are damaged", first, more)
+	}
+	return out, first
+}
+
+// usable reports whether a list has all that could be read.
+func usable(err error) bool { return err == nil || errors.Is(err, ErrDamaged) }
+
 // isDigest reports whether s is a release's name.
 func isDigest(s string) bool {
 	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""

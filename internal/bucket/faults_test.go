@@ -5,9 +5,11 @@ import (
 	"errors"
 	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/bundle"
 	"github.com/interlock-energy/ota/internal/blob"
 )
@@ -169,6 +171,75 @@ func both(a, b map[string]string) map[string]string {
 	}
 	maps.Copy(all, a)
 	return all
+}
+
+// One damaged file hides nothing else, and says that it is damaged: with a group or
+// a release of somebody else in the way, a bad release could not be withdrawn.
+func TestDamagedAmongWhole(t *testing.T) {
+	ctx := t.Context()
+	one, two := build(t, "bess", "1.0.0", "", 1), build(t, "bess", "2.0.0", "", 1)
+	for _, damage := range []string{"groups/canary/current.json", "releases/" + digest(t, two) + "/release.json", "tokens/", "reports/bess-01/"} {
+		for _, what := range []string{"", "{", `{"format":2}`, `[]`, "gone"} {
+			store := newMemory()
+			b := open(store)
+			if err := b.CreateGroup(ctx, "canary"); err != nil {
+				t.Fatal(err)
+			}
+			mustPublish(t, b, one, PublishOptions{})
+			mustPublish(t, b, two, PublishOptions{Group: "canary"})
+			for range 2 {
+				if _, err := b.NewToken(ctx, "bess-01", ""); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := b.AddReports(ctx, "bess-01", []ota.Report{{ID: "a", Result: ota.Failed}, {ID: "b", Result: ota.Failed}}); err != nil {
+				t.Fatal(err)
+			}
+			hit := ""
+			for _, key := range slices.Sorted(maps.Keys(store.objects)) {
+				if strings.HasPrefix(key, damage) {
+					store.objects[key] = []byte(what)
+					hit = key
+					break
+				}
+			}
+			if what == "gone" { // between the list and the reading of it
+				b = open(&around{store, func(op string, run func() error) error {
+					if op == "open "+hit {
+						return blob.ErrNotFound
+					}
+					return run()
+				}})
+			}
+			in := func(part string, all, rest int) (want int, damaged bool) {
+				if strings.HasPrefix(damage, part) {
+					return rest, what != "gone"
+				}
+				return all, false
+			}
+			look := func(name string, got int, err error, want int, damaged bool) {
+				t.Helper()
+				if got != want || errors.Is(err, ErrDamaged) != damaged || err != nil && !damaged {
+					t.Errorf("%s is %q: %s: got %d and %v, want %d, and damage %t", damage, what, name, got, err, want, damaged)
+				}
+			}
+			groups, err := b.Groups(ctx)
+			want, bad := in("groups/", 2, 1)
+			look("groups", len(groups), err, want, bad)
+			list, err := b.Releases(ctx)
+			want, badRelease := in("releases/", 2, 1)
+			look("releases", len(list), err, want, bad || badRelease)
+			tokens, err := b.Tokens(ctx)
+			want, bad = in("tokens/", 2, 1)
+			look("tokens", len(tokens), err, want, bad)
+			reports, err := b.Reports(ctx, "", 10)
+			want, bad = in("reports/", 2, 1)
+			look("reports", len(reports), err, want, bad)
+			if err := b.Withdraw(ctx, "default", digest(t, one)); err != nil {
+				t.Errorf("%s is %q: withdraw another: %v", damage, what, err)
+			}
+		}
+	}
 }
 
 // A damaged bundle writes nothing at all, whichever byte it is.

@@ -27,25 +27,24 @@ func (b *Bucket) CreateGroup(ctx context.Context, group string) error {
 	return nil
 }
 
-// Groups lists the groups by name. Devices are not counted in a bucket.
+// Groups lists the groups by name. Devices are not counted in a bucket. With an
+// error that is ErrDamaged the list has all groups that are not.
 func (b *Bucket) Groups(ctx context.Context) ([]api.Group, error) {
 	names, err := b.groupNames(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]api.Group, len(names))
-	err = each(ctx, len(names), func(ctx context.Context, i int) error {
+	out, err := collect(ctx, len(names), func(ctx context.Context, i int) (api.Group, error) {
 		c, err := b.Current(ctx, names[i])
 		if err != nil {
-			return err
+			return api.Group{}, err
 		}
-		out[i] = c.Describe()
-		return nil
+		return c.Describe(), nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list groups: %w", err)
+		err = fmt.Errorf("list groups: %w", err)
 	}
-	return out, nil
+	return out, err
 }
 
 func (b *Bucket) groupNames(ctx context.Context) ([]string, error) {

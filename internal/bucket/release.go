@@ -188,7 +188,9 @@ func (b *Bucket) Envelope(ctx context.Context, r *Release) ([]byte, error) {
 	return envelope, nil
 }
 
-// Releases lists the releases that are not replaced, newest first.
+// Releases lists the releases that are not replaced, newest first. With an error
+// that is ErrDamaged the list has all releases that are not, and the groups of
+// each that are not.
 func (b *Bucket) Releases(ctx context.Context) ([]api.Release, error) {
 	var digests []string
 	for o, err := range b.store.List(ctx, releases) {
@@ -200,21 +202,22 @@ func (b *Bucket) Releases(ctx context.Context) ([]api.Release, error) {
 			digests = append(digests, digest)
 		}
 	}
-	list := make([]*Release, len(digests))
-	err := each(ctx, len(list), func(ctx context.Context, i int) (err error) {
-		list[i], err = b.Release(ctx, digests[i])
-		return err
+	list, damaged := collect(ctx, len(digests), func(ctx context.Context, i int) (*Release, error) {
+		return b.Release(ctx, digests[i])
 	})
-	if err != nil {
+	if !usable(damaged) {
+		return nil, fmt.Errorf("list releases: %w", damaged)
+	}
+	list, err := b.withoutReplaced(ctx, list)
+	if !usable(err) {
 		return nil, fmt.Errorf("list releases: %w", err)
 	}
-	if list, err = b.withoutReplaced(ctx, list); err != nil {
-		return nil, fmt.Errorf("list releases: %w", err)
-	}
+	damaged = cmp.Or(damaged, err)
 	have, err := b.Groups(ctx)
-	if err != nil {
+	if !usable(err) {
 		return nil, fmt.Errorf("list releases: %w", err)
 	}
+	damaged = cmp.Or(damaged, err)
 	in := map[string][]string{} // groups by digest
 	for _, g := range have {
 		for _, c := range g.Current {
@@ -228,24 +231,28 @@ func (b *Bucket) Releases(ctx context.Context) ([]api.Release, error) {
 	slices.SortFunc(out, func(a, b api.Release) int {
 		return cmp.Or(b.Published.Compare(a.Published), cmp.Compare(a.Digest, b.Digest))
 	})
-	return out, nil
+	if damaged != nil {
+		damaged = fmt.Errorf("list releases: %w", damaged)
+	}
+	return out, damaged
 }
 
-// withoutReplaced leaves out what another release has taken the place of.
+// withoutReplaced leaves out what another release has taken the place of. Where
+// the file that says so is damaged, which the error tells, both are in the list.
 func (b *Bucket) withoutReplaced(ctx context.Context, list []*Release) ([]*Release, error) {
 	same := map[string]int{} // how many have a version
 	for _, r := range list {
 		same[versionKey(r.Product, r.Version)]++
 	}
 	keep := make([]bool, len(list))
-	err := each(ctx, len(list), func(ctx context.Context, i int) error {
-		if r := list[i]; same[versionKey(r.Product, r.Version)] > 1 {
-			v, _, err := b.version(ctx, r)
-			keep[i] = v == r.Digest
-			return err
-		}
+	_, err := collect(ctx, len(list), func(ctx context.Context, i int) (none struct{}, err error) {
 		keep[i] = true
-		return nil
+		if r := list[i]; same[versionKey(r.Product, r.Version)] > 1 {
+			var v string
+			v, _, err = b.version(ctx, r)
+			keep[i] = err != nil || v == r.Digest
+		}
+		return none, err
 	})
 	var out []*Release
 	for i, r := range list {

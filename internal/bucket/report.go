@@ -113,7 +113,8 @@ func clip(s string, n int) string {
 }
 
 // Reports returns the newest n reports of a device, or of all for "", newest
-// first. It costs a request for each, and one for a thousand that there are.
+// first. It costs a request for each, and one for a thousand that there are. With
+// an error that is ErrDamaged the list has all of these that are not.
 func (b *Bucket) Reports(ctx context.Context, device string, n int) ([]Report, error) {
 	prefix := reports
 	if device != "" {
@@ -133,22 +134,20 @@ func (b *Bucket) Reports(ctx context.Context, device string, n int) ([]Report, e
 	}
 	slices.SortStableFunc(found, func(a, b blob.Object) int { return b.ModTime.Compare(a.ModTime) })
 	found = found[:min(n, len(found))]
-	out := make([]Report, len(found))
-	err := each(ctx, len(found), func(ctx context.Context, i int) error {
-		r := &out[i]
-		if _, err := b.load(ctx, found[i].Key, maxSmall, r); err != nil {
-			return err
+	out, err := collect(ctx, len(found), func(ctx context.Context, i int) (r Report, err error) {
+		if _, err := b.load(ctx, found[i].Key, maxSmall, &r); err != nil {
+			return r, err
 		}
 		if r.Format != Format || ota.CheckName(r.Device) != nil || reportKey(r.Device, r.Report.ID) != found[i].Key {
-			return fmt.Errorf("read %s: %w: it is none of device %.64q with format %d", found[i].Key, ErrDamaged, r.Device, Format)
+			return r, fmt.Errorf("read %s: %w: it is none of device %.64q with format %d", found[i].Key, ErrDamaged, r.Device, Format)
 		}
-		return nil
+		return r, nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list reports: %w", err)
+		err = fmt.Errorf("list reports: %w", err)
 	}
 	slices.SortStableFunc(out, func(a, b Report) int {
 		return cmp.Or(b.Received.Compare(a.Received), b.Report.Time.Compare(a.Report.Time), cmp.Compare(a.Report.ID, b.Report.ID))
 	})
-	return out, nil
+	return out, err
 }

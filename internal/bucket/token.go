@@ -99,22 +99,19 @@ func hashOf(token string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Tokens lists the tokens, oldest first.
+// Tokens lists the tokens, oldest first. With an error that is ErrDamaged the list
+// has all tokens that are not.
 func (b *Bucket) Tokens(ctx context.Context) ([]Token, error) {
 	hashes, err := b.tokenHashes(ctx, "")
 	if err != nil {
 		return nil, fmt.Errorf("list tokens: %w", err)
 	}
-	out := make([]Token, len(hashes))
-	err = each(ctx, len(hashes), func(ctx context.Context, i int) (err error) {
-		out[i], err = b.token(ctx, hashes[i])
-		return err
-	})
+	out, err := collect(ctx, len(hashes), func(ctx context.Context, i int) (Token, error) { return b.token(ctx, hashes[i]) })
 	if err != nil {
-		return nil, fmt.Errorf("list tokens: %w", err)
+		err = fmt.Errorf("list tokens: %w", err)
 	}
 	slices.SortFunc(out, func(a, b Token) int { return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID)) })
-	return out, nil
+	return out, err
 }
 
 func (b *Bucket) tokenHashes(ctx context.Context, id string) ([]string, error) {
