@@ -234,3 +234,31 @@ func TestBounded(t *testing.T) {
 		}
 	}
 }
+
+// Only what the service says clearly ends an execution: what was to be said of it is not said
+// any more then.
+func TestGone(t *testing.T) {
+	for _, tt := range []struct {
+		refusal string
+		want    bool
+	}{
+		{`{"code":"ResourceNotFound"}`, true},
+		{`{"code":"TerminalStateReached"}`, true},
+		{`{"code":"InvalidStateTransition","executionState":{"status":"CANCELED","versionNumber":3}}`, true},
+		{`{"code":"VersionMismatch","executionState":{"status":"TIMED_OUT"}}`, true},
+		{`{"code":"VersionMismatch","executionState":{"status":"IN_PROGRESS","versionNumber":3}}`, false},
+		{`{"code":"VersionMismatch","executionState":{"versionNumber":3}}`, false},
+		{`{"code":"RequestThrottled","executionState":{}}`, false},
+		{`{"code":"InvalidRequest","executionState":{"status":"PAUSED"}}`, false},
+		{`{"code":"InternalError"}`, false},
+		{`{}`, false},
+	} {
+		a, err := parseAnswer([]byte(tt.refusal))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := (&Refused{a.Code, a.Message, a.State}).gone(); got != tt.want {
+			t.Errorf("%s: gone %v, want %v", tt.refusal, got, tt.want)
+		}
+	}
+}

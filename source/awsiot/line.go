@@ -168,12 +168,18 @@ func subscribe(ctx context.Context, c *paho.Client, filters []string) error {
 			p.Subscriptions = append(p.Subscriptions, paho.SubscribeOptions{Topic: f, QoS: 1})
 		}
 		ack, err := c.Subscribe(ctx, p)
+		for range 4 { // a broker that takes numbers of its own messages of the last connection for ours
+			if err == nil || ack == nil || !slices.Contains(ack.Reasons, packets.SubackPacketIdentifierinuse) {
+				break
+			}
+			ack, err = c.Subscribe(ctx, p)
+		}
 		if err == nil {
 			continue
 		}
 		if ack != nil {
 			for i, code := range ack.Reasons {
-				if code >= 0x80 && i < len(part) {
+				if (code == packets.SubackNotauthorized || code == packets.SubackUnspecifiederror) && i < len(part) {
 					return fmt.Errorf("%w: the broker does not let this device subscribe to %s (reason 0x%02x): does the policy of its certificate allow that?",
 						ota.ErrAuthentication, part[i], code)
 				}

@@ -59,6 +59,9 @@ func (s *Source) received(o *offer) ([]byte, error) {
 	defer t.mu.Unlock()
 	t.doc = o.doc.afr // fresh addresses
 	switch {
+	case !t.done && s.record.Hand != nil && s.record.Hand.key == o.key && s.record.Hand.Digest != "":
+		// It was offered before: to say that there is nothing would take it back, and with it a person's consent.
+		return nil, coded(ota.ErrConnectivity, "its file is received again, %d of %d bytes are here", t.have, f.Size)
 	case !t.done:
 		return nil, coded(ota.ErrNoUpdate, "%d of %d bytes of its file are here", t.have, f.Size)
 	case t.err != nil:
@@ -134,12 +137,18 @@ func (s *Source) receiveAll(ctx context.Context) {
 }
 
 func (s *Source) receive(ctx context.Context, t *task) {
+	opened, again := 0, false // opened: how often, for the file as it is in the spool; 0: not by this process
 	for pause := s.cfg.MinBackoff; ctx.Err() == nil; pause = min(2*pause, s.cfg.MaxBackoff) {
 		t.mu.Lock()
 		f := t.doc.Files[0]
 		t.mu.Unlock()
 		s.afr.busy.Lock()
 		signed, err := s.afr.spool.receive(ctx, f, func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+			if opened++; offset == 0 {
+				opened = 1
+			} else if opened == 1 {
+				opened = 2 // the beginning is from an earlier process
+			}
 			return s.openAFR(ctx, t, offset)
 		}, func(done, total int64) {
 			t.mu.Lock()
@@ -151,6 +160,12 @@ func (s *Source) receive(ctx context.Context, t *task) {
 		switch ota.CodeOf(err) {
 		case ota.ErrValidation, ota.ErrIncompatible, ota.ErrInsufficientSpace:
 			certain = true
+		}
+		if ota.CodeOf(err) == ota.ErrValidation && opened != 1 && !again {
+			// In parts, before and after the object was replaced, it is nobody's file.
+			s.cfg.Log.Warn("the file of a job, which came in parts, is not what was signed; it is received once more from the beginning", "job", t.Job, "error", err)
+			again = true
+			continue
 		}
 		if err == nil || certain {
 			t.mu.Lock()

@@ -95,8 +95,6 @@ func (r *record) ended(k key) *ended {
 	return nil
 }
 
-var errBroken = errors.New("the file is damaged")
-
 func loadRecord(fsys durable.FS, dir string) (record, error) {
 	b, err := durable.ReadFile(fsys, filepath.Join(dir, recordName), maxRecord)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -107,7 +105,7 @@ func loadRecord(fsys durable.FS, dir string) (record, error) {
 	}
 	r, err := parseRecord(b)
 	if err != nil {
-		return record{}, fmt.Errorf("read %s: %w: %w", filepath.Join(dir, recordName), errBroken, err)
+		return record{}, fmt.Errorf("read %s: the file is damaged: %w", filepath.Join(dir, recordName), err)
 	}
 	return r, nil
 }

@@ -41,7 +41,7 @@ func (s *Source) watch(ctx context.Context) {
 	)
 	for {
 		wait := time.Hour
-		for _, at := range []time.Time{retryAt, told.due(s)} {
+		for _, at := range []time.Time{retryAt, told.due(s), s.callAt()} {
 			if !at.IsZero() {
 				wait = min(wait, time.Until(at))
 			}
@@ -60,9 +60,14 @@ func (s *Source) watch(ctx context.Context) {
 		if _, _, err := s.line.now(); err != nil {
 			lookDue, retryAt = false, time.Time{} // a connection that comes up is a reason to look
 			told.failed()
+			s.callLater()
 			continue
 		}
 		now := time.Now()
+		if at := s.callAt(); !at.IsZero() && !now.Before(at) {
+			s.callAgain()
+			signal(s.wake)
+		}
 		var err error
 		if lookDue && now.Sub(looked) >= lookPause || !retryAt.IsZero() && !now.Before(retryAt) {
 			lookDue, looked, retryAt = false, now, time.Time{}
@@ -97,11 +102,51 @@ func (s *Source) refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if x != nil && x.key() != s.woken {
+	if x == nil {
+		s.looked(key{})
+	} else if x.key() != s.woken {
 		s.woken = x.key()
+		s.callAgain()
 		signal(s.wake)
 	}
 	return nil
+}
+
+// callAgain makes that the manager is woken once more after a pause, if it does not come to
+// the end of a check before. Nobody else may ever look: by default it checks when it is woken only,
+// and a check may have failed because the bucket was not there, or was not begun because the
+// application did not allow it.
+func (s *Source) callAgain() {
+	s.mu.Lock()
+	s.againAt = time.Now().Add(jitter(max(min(retryPause<<min(s.unheard, 10), s.cfg.MaxBackoff), retryPause)))
+	s.unheard++
+	s.mu.Unlock()
+	signal(s.poke)
+}
+
+// callLater postpones that while there is nobody to ask.
+func (s *Source) callLater() {
+	s.mu.Lock()
+	s.againAt = time.Now().Add(retryPause)
+	s.mu.Unlock()
+}
+
+// looked notes that the manager has looked at a job, or that there is none.
+func (s *Source) looked(k key) {
+	s.woken = k
+	s.mu.Lock()
+	s.unheard = 0
+	s.mu.Unlock()
+}
+
+// callAt returns when to wake the manager once more; zero: there is no need.
+func (s *Source) callAt() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.unheard == 0 {
+		return time.Time{}
+	}
+	return s.againAt
 }
 
 // stir makes Run tell the job in hand that the device is there.
@@ -167,16 +212,19 @@ func (t *teller) tell(ctx context.Context, s *Source) error {
 	return err
 }
 
+// tellBoth tells the job first: where the policy does not allow the topic, AWS ends the connection.
 func (t *teller) tellBoth(ctx context.Context, s *Source, live api.Head, publish bool) error {
-	if s.cfg.Topic != "" && publish {
-		b, err := json.Marshal(api.StatusUpdate{Head: live})
-		if err != nil {
-			return err
-		}
-		if err := s.line.Publish(ctx, s.cfg.Topic+"/status", 0, b); err != nil {
-			return err
-		}
+	if err := t.tellJob(ctx, s, live); err != nil || s.cfg.Topic == "" || !publish {
+		return err
 	}
+	b, err := json.Marshal(api.StatusUpdate{Head: live})
+	if err != nil {
+		return err
+	}
+	return s.line.Publish(ctx, s.cfg.Topic+"/status", 0, b)
+}
+
+func (t *teller) tellJob(ctx context.Context, s *Source, live api.Head) error {
 	if err := s.take(ctx); err != nil {
 		return err
 	}

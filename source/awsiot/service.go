@@ -28,8 +28,15 @@ const (
 	rejected   = "REJECTED"
 )
 
-// over reports whether nothing can follow a status.
-func over(status string) bool { return status != queued && status != inProgress }
+// over reports whether nothing can follow a status. One that is not known, or is missing,
+// ends nothing: what was to be said would never be said.
+func over(status string) bool {
+	switch status {
+	case succeeded, failed, rejected, "TIMED_OUT", "REMOVED", "CANCELED":
+		return true
+	}
+	return false
+}
 
 // execution is a job on this thing, as the service describes it. Times are seconds
 // since 1970.

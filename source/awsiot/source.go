@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/api"
@@ -34,6 +35,8 @@ type Source struct {
 	spoken  bool     // it has said something
 	changed bool     // it was not sent yet
 	readers map[*reader]struct{}
+	unheard int       // times that the manager was told of a job that it has not looked at; 0: it has
+	againAt time.Time // when it is told again
 
 	afr *receiving
 }
@@ -49,9 +52,6 @@ func New(cfg Config) (*Source, error) {
 		turn: make(chan struct{}, 1), readers: map[*reader]struct{}{}}
 	s.turn <- struct{}{}
 	s.record, err = loadRecord(cfg.FS, cfg.Dir)
-	if err != nil && !errors.Is(err, errBroken) {
-		return nil, fmt.Errorf("configure the AWS IoT source: %w", err)
-	}
 	if err != nil { // what it said is known to the service and to the manager, too: it is worse not to start
 		cfg.Log.Error("what was known of the job in hand is lost, and is asked for again", "error", err)
 		s.record = record{Format: 1}
@@ -142,6 +142,7 @@ func (s *Source) latest(ctx context.Context) ([]byte, error) {
 			return nil, err
 		}
 		if x == nil {
+			s.looked(key{})
 			return nil, s.nothing()
 		}
 		if e := s.record.ended(x.key()); e != nil { // the service hid it for a while, or has lost what it was told
@@ -150,6 +151,7 @@ func (s *Source) latest(ctx context.Context) ([]byte, error) {
 			}
 			continue
 		}
+		s.callAgain() // unless this check comes to an end
 		o, err := s.read(ctx, x)
 		if err == nil {
 			err = s.judge(x, o)
@@ -161,11 +163,15 @@ func (s *Source) latest(ctx context.Context) ([]byte, error) {
 			continue
 		}
 		if err != nil {
+			if errors.Is(err, ota.ErrNoUpdate) { // not yet: what it waits for wakes the manager
+				s.looked(x.key())
+			}
 			return nil, fmt.Errorf("job %s: %w", x.JobID, err)
 		}
 		if err := s.hold(x, o); err != nil {
 			return nil, err
 		}
+		s.looked(x.key())
 		return o.signed, nil
 	}
 	signal(s.look)
@@ -195,13 +201,41 @@ func (s *Source) pending(ctx context.Context) (*execution, error) {
 	}
 	x, err := s.jobs.next(ctx)
 	if err == nil && x == nil && h != nil {
-		err = s.lose("it is not pending any more: it was cancelled or removed, or its maintenance window has ended")
+		err = s.putDown("it is not pending any more: it was cancelled or removed, or its maintenance window has ended")
+	}
+	if err == nil {
+		err = s.tidy(ctx, x)
 	}
 	return x, err
 }
 
-// lose gives up the job in hand, which the service has taken back.
+// tidy ends the reception of a file whose job is over, and not that of one that waits for its
+// maintenance window or behind x, which is pending first.
+func (s *Source) tidy(ctx context.Context, x *execution) error {
+	t := s.afr.task
+	if t == nil || x != nil && x.key() == t.key {
+		return nil
+	}
+	is, err := s.jobs.describe(ctx, t.Job)
+	if err == nil && (is == nil || is.key() != t.key) {
+		s.forget(t.key)
+	}
+	return err
+}
+
+// lose gives up the job in hand, which is over by the service's word.
 func (s *Source) lose(why string) error {
+	k := s.record.Hand.key
+	err := s.putDown(why)
+	if err == nil {
+		s.forget(k)
+	}
+	return err
+}
+
+// putDown takes the job in hand out of it, and its release back from the manager. What was
+// received of its file stays.
+func (s *Source) putDown(why string) error {
 	h := s.record.Hand
 	s.cfg.Log.Info("the job in hand is over", "job", h.Job, "execution", h.Execution, "version", h.Release, "started", h.Started, "reason", why)
 	r := s.record.clone()
@@ -213,7 +247,6 @@ func (s *Source) lose(why string) error {
 		return err
 	}
 	s.offer = nil
-	s.forget(h.key)
 	s.stopReaders(h.Digest)
 	signal(s.wake)
 	return nil
@@ -250,7 +283,6 @@ func (s *Source) hold(x *execution, o *offer) error {
 	if err := s.save(r); err != nil {
 		return err
 	}
-	s.woken = x.key()
 	s.cfg.Log.Info("a job is in hand", "job", x.JobID, "execution", x.ExecutionNumber, "version", o.man.Version)
 	return nil
 }
@@ -426,16 +458,26 @@ func (s *Source) report(ctx context.Context, r ota.Report) error {
 		return err
 	}
 	defer s.give()
-	if s.cfg.Topic != "" && s.told != r.ID {
-		b, err := json.Marshal(r)
-		if err != nil {
-			return coded(ota.ErrInternal, "%w", err)
-		}
-		if err := s.line.Publish(ctx, s.cfg.Topic+"/reports", 1, b); err != nil {
-			return err
-		}
-		s.told = r.ID
+	// The job first: where the policy does not allow the topic, AWS ends the connection.
+	if err := s.reportToJob(ctx, r); err != nil {
+		return err
 	}
+	if s.cfg.Topic == "" || s.told == r.ID {
+		return nil
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		return coded(ota.ErrInternal, "%w", err)
+	}
+	if err := s.line.Publish(ctx, s.cfg.Topic+"/reports", 1, b); err != nil {
+		return err
+	}
+	s.told = r.ID
+	return nil
+}
+
+// reportToJob ends the job of r, if there is one.
+func (s *Source) reportToJob(ctx context.Context, r ota.Report) error {
 	h := s.record.Hand
 	if h == nil || h.Digest == "" || h.Digest != r.Digest {
 		return nil
