@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/internal/blob"
+	"github.com/interlock-energy/ota/internal/bucket"
 	"github.com/interlock-energy/ota/internal/control"
 )
 
@@ -141,6 +143,12 @@ func classify(err error) (exit int, hint string) {
 	// What a bucket's server answers, and that it does not.
 	if a, ok := errors.AsType[answer](err); ok && (a.HTTPStatusCode() == http.StatusForbidden || a.HTTPStatusCode() == http.StatusUnauthorized) {
 		return exitDenied, ""
+	}
+	if errors.Is(err, bucket.ErrDamaged) {
+		return exitFailed, "bring an old version of the object back, if the bucket keeps them, or delete it; publish writes releases anew, and groups add with releases promote a group"
+	}
+	if errors.Is(err, blob.ErrUnavailable) {
+		return exitUnreachable, ""
 	}
 	if n, ok := errors.AsType[*net.OpError](err); ok && n.Op == "dial" {
 		return exitUnreachable, ""

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -250,14 +251,14 @@ func (c *groupsListCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	defer at.Close()
-	list, err := at.Groups(ctx)
-	if err != nil {
-		return err
+	list, damaged := at.Groups(ctx)
+	if !usable(damaged) {
+		return damaged
 	}
 	if c.JSON {
-		return e.printJSON(list)
+		return cmp.Or(e.printJSON(list), damaged)
 	}
-	return printGroups(e, at, list)
+	return cmp.Or(printGroups(e, at, list), damaged)
 }
 
 type groupsAddCmd struct {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -11,6 +13,7 @@ import (
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/api"
 	"github.com/interlock-energy/ota/internal/blob"
+	"github.com/interlock-energy/ota/internal/bucket"
 	"github.com/interlock-energy/ota/internal/operator"
 )
 
@@ -40,12 +43,12 @@ func (c *releasesListCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	defer at.Close()
-	list, err := at.Releases(ctx)
-	if err != nil {
-		return err
+	list, damaged := at.Releases(ctx)
+	if !usable(damaged) {
+		return damaged
 	}
 	if c.JSON {
-		return e.printJSON(list)
+		return cmp.Or(e.printJSON(list), damaged)
 	}
 	rows := make([][]string, 0, len(list))
 	for i := range list {
@@ -53,7 +56,7 @@ func (c *releasesListCmd) Run(ctx context.Context, e *env) error {
 		rows = append(rows, []string{r.Product, r.Version, short(r.Digest), size(r.Size), strings.Join(r.Groups, ", "),
 			or(when(r.SignaturesChecked, "checked"), "by devices only"), date(r.Published)})
 	}
-	return e.table([]string{"PRODUCT", "VERSION", "DIGEST", "SIZE", "CURRENT IN", "SIGNATURES", "PUBLISHED"}, rows)
+	return cmp.Or(e.table([]string{"PRODUCT", "VERSION", "DIGEST", "SIZE", "CURRENT IN", "SIGNATURES", "PUBLISHED"}, rows), damaged)
 }
 
 type releasesPromoteCmd struct {
@@ -130,13 +133,13 @@ func (c *releasesJobCmd) Run(ctx context.Context, e *env) error {
 	if !ok {
 		return usage("a job needs a bucket: give --in s3://bucket/prefix; got %s", c.To)
 	}
-	list, err := b.Releases(ctx)
-	if err != nil {
-		return err
+	list, damaged := b.Releases(ctx)
+	if !usable(damaged) {
+		return damaged
 	}
 	found, err := findRelease(slices.DeleteFunc(list, func(r api.Release) bool { return c.Product != "" && r.Product != c.Product }), c.Release)
 	if err != nil {
-		return err
+		return cmp.Or(damaged, err)
 	}
 	r, err := b.Release(ctx, found.Digest)
 	if err != nil {
@@ -184,23 +187,54 @@ func changeGroup(ctx context.Context, e *env, f *placeFlags, group, name string,
 		return err
 	}
 	defer at.Close()
-	list, err := at.Releases(ctx)
+	digest, damaged, err := digestOf(ctx, at, group, name)
 	if err != nil {
-		return err
+		return cmp.Or(damaged, err)
 	}
-	r, err := findRelease(list, name)
-	if err != nil {
-		return err
-	}
-	g, err := at.Change(ctx, group, change(r.Digest))
+	g, err := at.Change(ctx, group, change(digest))
 	if err != nil {
 		return inGroup(err, group)
+	}
+	if damaged != nil {
+		e.say("note: %s", clean(damaged.Error()))
 	}
 	if asJSON {
 		return e.printJSON(g)
 	}
 	return printGroups(e, at, []api.Group{g})
 }
+
+// digestOf returns the digest of the release that is meant by name. Damaged says
+// what could not be read on the way, which does not matter if it was found: what
+// is damaged elsewhere must not keep anybody from withdrawing a release.
+func digestOf(ctx context.Context, at place, group, name string) (digest string, damaged, err error) {
+	list, damaged := at.Releases(ctx)
+	if !usable(damaged) {
+		return "", nil, damaged
+	}
+	if damaged != nil { // the release itself may be it; a group that has it knows its digest as well
+		have, err := at.Groups(ctx)
+		if !usable(err) {
+			return "", nil, err
+		}
+		for _, g := range have {
+			for _, c := range g.Current {
+				known := slices.ContainsFunc(list, func(r api.Release) bool { return r.Digest == c.Digest })
+				if g.Name == group && !known {
+					list = append(list, api.Release{Product: c.Product, Update: ota.Update{Version: c.Version, Digest: c.Digest}})
+				}
+			}
+		}
+	}
+	r, err := findRelease(list, name)
+	if err != nil {
+		return "", damaged, err
+	}
+	return r.Digest, damaged, nil
+}
+
+// usable reports whether a list has all that could be read.
+func usable(err error) bool { return err == nil || errors.Is(err, bucket.ErrDamaged) }
 
 // findRelease returns the one release that is meant by a version or by the
 // beginning of a digest.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,19 +39,19 @@ func (c *reportsCmd) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	list, err := b.Reports(ctx, c.Device, c.Limit)
-	if err != nil {
-		return err
+	list, damaged := b.Reports(ctx, c.Device, c.Limit)
+	if !usable(damaged) {
+		return damaged
 	}
 	if c.JSON {
-		return e.printJSON(list)
+		return cmp.Or(e.printJSON(list), damaged)
 	}
 	rows := make([][]string, 0, len(list))
 	for i := range list {
 		r := &list[i].Report
 		rows = append(rows, []string{date(list[i].Received), list[i].Device, r.From, r.Version, string(r.Result), r.Running, fmt.Sprintf("%.12s", r.Evidence), r.Reason})
 	}
-	return e.table([]string{"WHEN", "DEVICE", "FROM", "TO", "RESULT", "RUNS", "EVIDENCE", "REASON"}, rows)
+	return cmp.Or(e.table([]string{"WHEN", "DEVICE", "FROM", "TO", "RESULT", "RUNS", "EVIDENCE", "REASON"}, rows), damaged)
 }
 
 type tokensCmd struct {
@@ -76,18 +77,18 @@ func (c *tokensListCmd) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	list, err := b.Tokens(ctx)
-	if err != nil {
-		return err
+	list, damaged := b.Tokens(ctx)
+	if !usable(damaged) {
+		return damaged
 	}
 	if c.JSON {
-		return e.printJSON(list)
+		return cmp.Or(e.printJSON(list), damaged)
 	}
 	rows := make([][]string, 0, len(list))
 	for _, t := range list {
 		rows = append(rows, []string{t.ID, or(t.Device, "any device"), date(t.Created), t.Note})
 	}
-	return e.table([]string{"ID", "SPEAKS FOR", "CREATED", "NOTE"}, rows)
+	return cmp.Or(e.table([]string{"ID", "SPEAKS FOR", "CREATED", "NOTE"}, rows), damaged)
 }
 
 type tokensRevokeCmd struct {
