@@ -146,12 +146,18 @@ func (b *Bucket) save(ctx context.Context, key, etag string, v any) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", key, err)
 	}
-	_, err = b.store.Put(ctx, key, bytes.NewReader(text),
-		blob.PutOptions{ContentType: "application/json", CacheControl: "no-cache", IfAbsent: etag == "", IfETag: etag})
+	o := blob.PutOptions{ContentType: "application/json", CacheControl: "no-cache", IfAbsent: etag == "", IfETag: etag}
+	_, err = b.store.Put(ctx, key, bytes.NewReader(text), o)
+	if o.IfAbsent && errors.Is(err, blob.ErrChanged) { // is there something now, or not
+		_, err = b.store.Put(ctx, key, bytes.NewReader(text), o)
+	}
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, blob.ErrExists) || errors.Is(err, blob.ErrChanged) || etag != "" && errors.Is(err, blob.ErrNotFound) {
+	if errors.Is(err, blob.ErrExists) {
+		return fmt.Errorf("write %s: %w", key, errThere)
+	}
+	if errors.Is(err, blob.ErrChanged) || etag != "" && errors.Is(err, blob.ErrNotFound) {
 		return fmt.Errorf("write %s: %w", key, errFaster)
 	}
 	return err // the store says which key
@@ -176,6 +182,11 @@ func same(a, b any) bool {
 
 // errFaster is returned by save if the file is no longer the one that was read.
 var errFaster = errors.New("somebody else changes it all the time; try again")
+
+// errThere is the errFaster of a save over nothing, where there is something now.
+// Without it a store may have been unable to decide who comes first, and have
+// nothing.
+var errThere = fmt.Errorf("%w: it is there by now", errFaster)
 
 // maxTries is how often a change is tried while others are faster. Each time one
 // of them has succeeded, so that it takes as many publishers at the same second.

@@ -242,6 +242,66 @@ func TestDamagedAmongWhole(t *testing.T) {
 	}
 }
 
+// A store that could not decide who came first (S3's 409) has perhaps nothing:
+// what was to be there is then not said to be there.
+func TestUndecided(t *testing.T) {
+	b := open(&around{newMemory(), func(op string, run func() error) error {
+		if strings.HasPrefix(op, "put ") {
+			return blob.ErrChanged
+		}
+		return run()
+	}})
+	out, err := b.AddReports(t.Context(), "bess-01", []ota.Report{{ID: "a", Result: ota.Failed}})
+	if len(out.Stored) != 0 || len(out.Rejected) != 0 || !errors.Is(err, blob.ErrUnavailable) {
+		t.Errorf("report: got %v and %v, want nothing stored, and ErrUnavailable", out, err)
+	}
+	if token, err := b.NewToken(t.Context(), "bess-01", ""); err == nil || token != "" {
+		t.Errorf("token: got %q and %v, want an error", token, err)
+	}
+	if err := b.CreateGroup(t.Context(), "canary"); err == nil {
+		t.Error("group: made, want an error")
+	}
+}
+
+// A release whose manifest somebody has deleted is damaged, and not one that was
+// never there.
+func TestManifestIsGone(t *testing.T) {
+	store := newMemory()
+	b := open(store)
+	file := build(t, "bess", "1.0.0", "", 1)
+	mustPublish(t, b, file, PublishOptions{})
+	r, err := b.Release(t.Context(), digest(t, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(store.objects, r.Manifest.Key)
+	if _, err := b.Envelope(t.Context(), r); !errors.Is(err, ErrDamaged) || errors.Is(err, blob.ErrNotFound) {
+		t.Errorf("got %v, want ErrDamaged alone", err)
+	}
+	mustPublish(t, b, file, PublishOptions{})
+	if _, err := b.Envelope(t.Context(), r); err != nil {
+		t.Errorf("published again: %v", err)
+	}
+}
+
+// small is a store that takes little at a time.
+type small struct{ *memory }
+
+func (small) MaxSize() int64 { return 1000 }
+
+// What the store does not take is said before an hour of upload, not after it.
+func TestTooLargeForTheStore(t *testing.T) {
+	store := newMemory()
+	file := build(t, "bess", "1.0.0", "", 1)
+	_, err := open(small{store}).Publish(t.Context(), bytes.NewReader(file), int64(len(file)), PublishOptions{LongURLs: true})
+	if !errors.Is(err, ErrInvalid) || errors.Is(err, ErrTooLong) || !strings.Contains(err.Error(), "takes 1000") {
+		t.Errorf("got %v, want ErrInvalid with the limit", err)
+	}
+	if len(store.writes) != 0 {
+		t.Errorf("%d objects were written, want none", len(store.writes))
+	}
+}
+
 // A damaged bundle writes nothing at all, whichever byte it is.
 func TestDamagedBundle(t *testing.T) {
 	good := build(t, "bess", "1.0.0", "", 1)

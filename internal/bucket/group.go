@@ -21,7 +21,7 @@ func (b *Bucket) CreateGroup(ctx context.Context, group string) error {
 		return fmt.Errorf("make a group: %w: %w", ErrInvalid, err)
 	}
 	err := b.save(ctx, currentKey(group), "", &Current{Format: Format, Group: group, Releases: map[string]*Release{}})
-	if err != nil && !errors.Is(err, errFaster) {
+	if err != nil && !errors.Is(err, errThere) {
 		return fmt.Errorf("make group %s: %w", group, err)
 	}
 	return nil

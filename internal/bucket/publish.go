@@ -119,6 +119,11 @@ func (p *publication) run(ctx context.Context) (api.PublishResponse, error) {
 	if err := p.fits(ctx); err != nil {
 		return api.PublishResponse{}, err
 	}
+	// The bundle has all that the other objects have.
+	if s, ok := p.b.store.(interface{ MaxSize() int64 }); ok && p.fresh.Bundle.Size > s.MaxSize() {
+		return api.PublishResponse{}, fmt.Errorf("%w: the bundle has %d bytes, and the store takes %d at a time; publish its components as several releases",
+			ErrInvalid, p.fresh.Bundle.Size, s.MaxSize())
+	}
 	// Again below, where it counts; here it saves an upload for nothing.
 	if digest, _, err := p.b.version(ctx, p.fresh); err == nil && digest != "" && digest != p.fresh.Digest && !p.o.Replace {
 		return api.PublishResponse{}, anotherHas(digest)

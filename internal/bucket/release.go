@@ -179,6 +179,9 @@ func (b *Bucket) release(ctx context.Context, digest string) (r *Release, etag s
 // compared with their hash. They may be cached for ever under r.Manifest.Key.
 func (b *Bucket) Envelope(ctx context.Context, r *Release) ([]byte, error) {
 	envelope, _, err := b.read(ctx, r.Manifest.Key, ota.MaxManifestSize)
+	if errors.Is(err, blob.ErrNotFound) {
+		return nil, fmt.Errorf("manifest of %s %s: %w: %s was deleted; publish the release again", r.Product, r.Version, ErrDamaged, r.Manifest.Key)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("manifest of %s %s: %w", r.Product, r.Version, err)
 	}

@@ -50,8 +50,11 @@ func (b *Bucket) AddReports(ctx context.Context, device string, list []ota.Repor
 			return nil
 		}
 		err := b.save(ctx, reportKey(device, r.ID), "", Report{Format, device, b.now().UTC().Round(0), r})
-		if stored[i] = err == nil || errors.Is(err, errFaster); stored[i] { // faster was its first delivery
+		if stored[i] = err == nil || errors.Is(err, errThere); stored[i] { // by its first delivery
 			return nil
+		}
+		if errors.Is(err, errFaster) { // two deliveries at a time, and the store took none
+			err = fmt.Errorf("%w: %w", blob.ErrUnavailable, err)
 		}
 		return err
 	})

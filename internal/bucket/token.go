@@ -53,7 +53,7 @@ func (b *Bucket) NewToken(ctx context.Context, device, note string) (string, err
 	hash := hashOf(token)
 	t := Token{Format, hash[:tokenID], device, strings.ToValidUTF8(note, "\uFFFD"), b.now().UTC().Round(0)}
 	// Nobody else can have been faster with this name.
-	if err := b.save(ctx, tokens+hash+".json", "", t); err != nil && !errors.Is(err, errFaster) {
+	if err := b.save(ctx, tokens+hash+".json", "", t); err != nil && !errors.Is(err, errThere) {
 		return "", fmt.Errorf("make a token: %w", err)
 	}
 	return token, nil

@@ -23,8 +23,11 @@ import (
 )
 
 // maxPut is what one PUT takes at most, in bytes ("Uploading objects", Amazon S3
-// user guide). Bundles are smaller.
+// user guide).
 const maxPut = 5 << 30
+
+// MaxSize is how large an object may be, in bytes.
+func (*Store) MaxSize() int64 { return maxPut }
 
 // putName is the metadata by which a conditional Put knows its own object again.
 const putName = "interlock-put"
