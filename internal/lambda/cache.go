@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/interlock-energy/ota/api"
 	"github.com/interlock-energy/ota/bundle"
 	"github.com/interlock-energy/ota/internal/bucket"
 )
@@ -28,6 +29,7 @@ type cache struct {
 	groups    map[string]aged[*bucket.Current]
 	tokens    map[string]aged[bucket.Token]
 	envelopes map[string]envelope // by key, which says what is in it
+	budgets   map[string]budget   // of reports, by device
 }
 
 // aged is a value, or that there was none, and when.
@@ -35,6 +37,42 @@ type aged[T any] struct {
 	value T
 	err   error
 	at    time.Time
+}
+
+// How many reports a device may add: as many at once as it can have gathered in a
+// bad year, and one in a while. S3 is paid for each, and they stay.
+const (
+	reportsAtOnce = 4 * api.MaxReports
+	reportPause   = 10 * time.Second
+)
+
+// budget is what a device may still add, as it was at a time.
+type budget struct {
+	left float64
+	at   time.Time
+}
+
+// spend takes n reports out of the budget of device, or says how long to wait for
+// them. What it knows is this instance's, so that the true limit is so many times
+// higher; it is there against a flood.
+func (c *cache) spend(device string, n int) (wait time.Duration) {
+	now := c.now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b, ok := c.budgets[device]
+	if d := now.Sub(b.at); !ok || d < 0 {
+		b.left = reportsAtOnce
+	} else {
+		b.left = min(reportsAtOnce, b.left+d.Seconds()/reportPause.Seconds())
+	}
+	if b.left < float64(n) {
+		return time.Duration((float64(n) - b.left) * float64(reportPause))
+	}
+	if len(c.budgets) >= maxTokens {
+		clear(c.budgets)
+	}
+	c.budgets[device] = budget{b.left - float64(n), now}
+	return 0
 }
 
 // envelope is the signed manifest of a release.
@@ -46,6 +84,7 @@ type envelope struct {
 func (c *cache) init(now func() time.Time) {
 	c.now = now
 	c.groups, c.tokens, c.envelopes = map[string]aged[*bucket.Current]{}, map[string]aged[bucket.Token]{}, map[string]envelope{}
+	c.budgets = map[string]budget{}
 }
 
 // remember returns m[key], made by read if it is older than age. That something

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -189,6 +190,10 @@ func (f *Function) reports(w http.ResponseWriter, r *request) error {
 	}
 	if len(req.Reports) > api.MaxReports {
 		return fail(http.StatusBadRequest, fmt.Sprintf("got %d reports, want at most %d", len(req.Reports), api.MaxReports), "")
+	}
+	if wait := f.cache.spend(req.Device, len(req.Reports)); wait > 0 {
+		return &problem{status: http.StatusTooManyRequests, text: "this device has reported too much", hint: "keep the reports, and send them later",
+			retryAfter: strconv.Itoa(int(math.Ceil(wait.Seconds())))}
 	}
 	r.note(slog.Any("reports", outcomes(req.Reports)))
 	out, err := f.cfg.Bucket.AddReports(r.Context(), req.Device, req.Reports)

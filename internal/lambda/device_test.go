@@ -247,6 +247,56 @@ func TestReports(t *testing.T) {
 	}
 }
 
+// Whoever has the token of one device cannot fill the bucket with it: what is more
+// than a device can have to tell has to wait, and the others do not.
+func TestTooManyReports(t *testing.T) {
+	x := newHouse(t, nil)
+	own := map[string]string{}
+	for _, device := range []string{"d1", "d2"} {
+		token, err := x.bucket.NewToken(t.Context(), device, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		own[device] = token
+	}
+	serial := 0
+	send := func(device, token string, n int) *httptest.ResponseRecorder {
+		req := api.ReportsRequest{Device: device}
+		for range n {
+			serial++
+			req.Reports = append(req.Reports, ota.Report{ID: strconv.Itoa(serial), Result: ota.Failed})
+		}
+		return x.do("POST", api.PathReports, req, "Authorization: Bearer "+token)
+	}
+	for range 4 {
+		x.want(send("d1", own["d1"], api.MaxReports), 200, nil)
+	}
+	w := send("d1", own["d1"], 3)
+	if x.want(w, 429, nil); w.Header().Get("Retry-After") != "30" {
+		t.Errorf("Retry-After %q, want 30 s for three", w.Header().Get("Retry-After"))
+	}
+	x.want(x.do("POST", api.PathCheckin, checkin("d1"), "Authorization: Bearer "+own["d1"]), 200, nil)
+	x.want(send("d2", own["d2"], 1), 200, nil)
+	x.clock.turn(29 * time.Second)
+	x.want(send("d1", own["d1"], 3), 429, nil)
+	x.clock.turn(time.Second)
+	x.want(send("d1", own["d1"], 3), 200, nil)
+	x.want(send("d1", own["d1"], 1), 429, nil)
+	x.clock.turn(1000 * time.Hour) // and not more than at the beginning
+	for range 4 {
+		x.want(send("d1", own["d1"], api.MaxReports), 200, nil)
+	}
+	x.want(send("d1", own["d1"], 1), 429, nil)
+	x.clock.turn(-2000 * time.Hour) // a clock that was wrong
+	x.want(send("d1", own["d1"], 1), 200, nil)
+	for _, device := range []string{"d3", "d4"} { // one token for all is not one device
+		for range 4 {
+			x.want(send(device, x.token, api.MaxReports), 200, nil)
+		}
+		x.want(send(device, x.token, 1), 429, nil)
+	}
+}
+
 // Each request is one line, which says who, what and how long.
 func TestLog(t *testing.T) {
 	x := newHouse(t, nil)
