@@ -32,7 +32,7 @@ func seeds(f *testing.F, prefix string) {
 		}
 		f.Add(content)
 		for from, to := range map[string]string{
-			`"format": 1`: `"format": 2`, "images/": "tokens/", "bundles/": "../", `"controller"`: `"bms"`, `"size": `: `"size": -`, `: {`: `: null, "x": {`,
+			`"format": 1`: `"format": 2`, "images/": "tokens/", "bundles/": "../", `"controller"`: `"bms"`, `"size": `: `"size": -`, `"min_soc": `: `"min_soc": -`, `"min_soc": 3`: `"min_soc": 1e30`, `: {`: `: null, "x": {`,
 			`"device": "bess-05"`: `"device": ""`, "default": "canary", `: "`: `: "\u0000`, `"md5"`: `"MD5"`,
 		} {
 			f.Add([]byte(strings.ReplaceAll(string(content), from, to)))
@@ -110,6 +110,9 @@ func wellFormed(t *testing.T, r *Release) {
 	t.Helper()
 	if ota.CheckName(r.Product) != nil || ota.CheckVersion(r.Version) != nil || len(r.Images) == 0 || r.Image != r.Images[0].Key {
 		t.Errorf("%+v is none", r)
+	}
+	if soc := r.Limits.MinSoC; soc != nil && (*soc < 0 || *soc > 100) {
+		t.Errorf("a charge of %v %%", *soc)
 	}
 	keys := map[string]string{r.Manifest.Key: "releases/" + r.Digest + "/manifest-", r.Bundle.Key: "bundles/" + r.Bundle.SHA256.String()}
 	for _, im := range r.Images {

@@ -317,6 +317,9 @@ func (r *Release) check() error {
 	if len(r.Notes) > ota.MaxNotesSize {
 		return bad("notes are %d bytes, want at most %d", len(r.Notes), ota.MaxNotesSize)
 	}
+	if soc := r.Limits.MinSoC; soc != nil && !(*soc >= 0 && *soc <= 100) {
+		return bad("min_soc is %v, want 0 to 100 %%", *soc)
+	}
 	if len(r.Images) == 0 || len(r.Images) > ota.MaxImages {
 		return bad("%d images, want 1 to %d", len(r.Images), ota.MaxImages)
 	}

@@ -146,7 +146,12 @@ func (f Firmware) SetHeaders(h http.Header) {
 	set("X-Firmware-Reboot", strconv.FormatBool(f.Reboot))
 	if f.MinSoC != nil {
 		// The controllers read it with atoi, which would make a limit of 42.5 one of 42.
-		set("X-Firmware-MinSoC", strconv.Itoa(int(math.Ceil(*f.MinSoC))))
+		// What is no percentage, and what is not even a number, becomes the strictest.
+		percent := 100
+		if v := math.Ceil(*f.MinSoC); v >= 0 && v <= 100 {
+			percent = int(v)
+		}
+		set("X-Firmware-MinSoC", strconv.Itoa(percent))
 	}
 	if !f.Published.IsZero() {
 		set("X-Firmware-Published", f.Published.UTC().Format(time.RFC3339))

@@ -2,6 +2,7 @@ package door_test
 
 import (
 	"errors"
+	"math"
 	"net/http"
 	"strings"
 	"testing"
@@ -88,5 +89,18 @@ func TestFirmwareHeaders(t *testing.T) {
 	want = http.Header{"X-Firmware-Version": {"1"}, "X-Firmware-Mandatory": {"false"}, "X-Firmware-Reboot": {"true"}, "Cache-Control": {"no-cache"}}
 	if diff := cmp.Diff(want, h); diff != "" {
 		t.Errorf("headers of the least (-want +got):\n%s", diff)
+	}
+}
+
+// Limits of the charge as controllers read them, with atoi: whatever is stored, none
+// is lower than what was meant.
+func TestMinSoC(t *testing.T) {
+	for soc, want := range map[float64]string{0: "0", 30: "30", 42.1: "43", 99.5: "100", 100: "100", 100.5: "100", 1e300: "100", -1e300: "100", -5: "100",
+		math.Inf(1): "100", math.NaN(): "100"} {
+		h := http.Header{}
+		door.Firmware{MinSoC: &soc}.SetHeaders(h)
+		if got := h.Get("X-Firmware-MinSoC"); got != want {
+			t.Errorf("%v: got %s, want %s", soc, got, want)
+		}
 	}
 }
