@@ -46,6 +46,11 @@ func TestUpdate(t *testing.T) {
 		}
 	}
 	r.wantFinal("job-1", awstest.Succeeded, "")
+	for _, u := range r.jobs.Updates(thing, "job-1") { // what is late must not undo anything
+		if u.ExpectedVersion == 0 {
+			t.Errorf("an update to %s without the version that it is of", u.Status)
+		}
+	}
 	d := r.execution("job-1").StatusDetails
 	for name, want := range map[string]string{"result": "succeeded", "version": "1.1.0", "from": "1.0.0", "running": "1.1.0", "report": "report-1.1.0"} {
 		if d[name] != want {
@@ -230,6 +235,20 @@ func TestCancelled(t *testing.T) {
 		withdrawn(t, s)
 		again, _ := start(t, r.config(running)) // and the next process knows it, too
 		withdrawn(t, again)
+	})
+	t.Run("while the device is off", func(t *testing.T) {
+		r := newRig(t)
+		_, document := r.release("1.1.0", 1000)
+		r.create("job-1", document)
+		s, stop := start(t, r.config(running))
+		if _, err := s.Latest(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		if err := r.jobs.Cancel("job-1", false); err != nil {
+			t.Fatal(err)
+		}
+		withdrawn(t, r.start(running))
 	})
 	t.Run("while it is fetched", func(t *testing.T) {
 		r, s, rel := setup(t)
