@@ -42,7 +42,10 @@ func connect(t testing.TB, addr string, config *tls.Config, id string, filters .
 		}},
 	})
 	t.Cleanup(func() { conn.Close() })
-	if _, err := d.Connect(ctx, &paho.Connect{ClientID: id, KeepAlive: 30, CleanStart: true}); err != nil {
+	most := uint16(100)
+	if _, err := d.Connect(ctx, &paho.Connect{
+		ClientID: id, KeepAlive: 30, CleanStart: true, Properties: &paho.ConnectProperties{ReceiveMaximum: &most},
+	}); err != nil {
 		return nil, err
 	}
 	d.lost = d.Done()
@@ -359,6 +362,35 @@ func TestBrokerDropRestartAndLog(t *testing.T) {
 	}
 	if got := mustConnect(t, b, "two", "news"); got.send("news", "2") != nil || got.next() != "news 2" {
 		t.Error("after a restart messages do not arrive")
+	}
+}
+
+// Messages of QoS 1 in both directions at once, as fast as they go.
+func TestBrokerBothWaysAtOnce(t *testing.T) {
+	const n = 3000
+	b := StartBroker(t, NewCA(t))
+	d := mustConnect(t, b, "dev-1", "down")
+	go func() {
+		for i := range n {
+			b.Publish("down", fmt.Append(nil, i))
+		}
+	}()
+	received := make(chan struct{})
+	go func() {
+		defer close(received)
+		for range n {
+			<-d.got
+		}
+	}()
+	for range n {
+		if err := d.send("up", "x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-received:
+	case <-d.lost:
+		t.Error("the connection ended")
 	}
 }
 
