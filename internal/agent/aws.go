@@ -125,8 +125,51 @@ func (a *Agent) newAWSIoT(c *AWSIoT, version string) (ota.Source, error) {
 		return nil, errNoAWS
 	}
 	return a.cfg.AWS.NewSource(c, Surroundings{Device: a.cfg.Device, Version: version, Agent: a.cfg.Version, StateDir: a.cfg.StateDir,
-		Verify: a.verify, CodeSigning: a.codeSigning, ImageVersion: a.imageVersion(), Judge: func(m *ota.Manifest) error { return a.judge(m, version) }, Skipped: a.skippedWhy, InHand: a.inHand,
+		Verify: a.verify, CodeSigning: a.codeSigning, ImageVersion: a.imageVersion(), Judge: func(m *ota.Manifest) error { return a.judgeJob(m, version) }, Skipped: a.skippedWhy, InHand: a.inHand,
 		State: a.checkin, Component: a.cfg.Slot.Component, StallTimeout: time.Duration(a.cfg.StallTimeout), Log: a.log, Now: a.now, Getenv: a.cfg.Getenv})
+}
+
+// judgeTimeout is for all that judgeJob asks the slots.
+const judgeTimeout = 30 * time.Second
+
+// judgeJob is judge, and what the slots say: a release that they can never hold must end its
+// job, which otherwise stays in front of all others; and one that runs has ended its job well
+// only when the bootloader no longer has it on trial, whatever the record says. It is called
+// while the manager checks, which does not use the slots then.
+func (a *Agent) judgeJob(m *ota.Manifest, version string) error {
+	err := a.judge(m, version)
+	runs := errors.Is(err, ota.ErrNoUpdate) && ota.CompareVersions(m.Version, version) == 0
+	if err != nil && !runs {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), judgeTimeout)
+	defer cancel()
+	slots := watchedSlots{a.slots, &a.alive}
+	b, bootErr := slots.Booted(ctx)
+	switch {
+	case bootErr != nil: // no code: it decides nothing
+		return fmt.Errorf("read the booted slot: %v", bootErr)
+	case runs && b.Trial:
+		return fmt.Errorf("%w: version %s runs on trial", ota.ErrNotNow, version)
+	case runs:
+		return err
+	}
+	if err := m.Validate(); err != nil {
+		return err
+	}
+	for i := range m.Images {
+		im := &m.Images[i]
+		s, err := slots.Open(ctx, im.Component, b.Other)
+		if err != nil {
+			return fmt.Errorf("release %s: open slot %s for %s: %w", m.Version, b.Other, im.Component, err)
+		}
+		capacity := s.Capacity()
+		s.Close() // nothing was written
+		if im.Size > capacity {
+			return fmt.Errorf("%w: release %s: image %s has %d bytes, slot %s holds %d", ota.ErrInsufficientSpace, m.Version, im.Component, im.Size, b.Other, capacity)
+		}
+	}
+	return nil
 }
 
 // newCloudLog makes the log at CloudWatch, or nil.

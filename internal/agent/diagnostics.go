@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ type counters struct {
 	checks   int
 	failed   int
 	attempts map[string]bool // that were seen in the record; bounded by the life of the process
+	begun    int             // of them, while this agent ran
 	results  map[string]int
 	reported map[string]bool // reports by id
 	refusals map[string]int
@@ -50,8 +52,9 @@ func (c *counters) checked(err error) {
 func (c *counters) saved(r *ota.Record) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r.Attempt != "" && r.State != ota.Available {
+	if r.Attempt != "" && r.State != ota.Available && !c.attempts[r.Attempt] {
 		c.attempts[r.Attempt] = true
+		c.begun++
 	}
 	if r.Last != nil && !c.reported[r.Last.ID] {
 		c.reported[r.Last.ID] = true
@@ -59,14 +62,21 @@ func (c *counters) saved(r *ota.Record) {
 	}
 }
 
-// found notes how the last update ended before this agent was started.
+// found notes what was before this agent was started: how the last update ended, and the
+// one that goes on.
 func (c *counters) found(r *ota.Record) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if r.Last != nil && len(c.reported) == 0 {
 		c.reported[r.Last.ID] = true
 	}
+	if r.Attempt != "" && r.State != ota.Available {
+		c.attempts[r.Attempt] = true
+	}
 }
+
+// written are the states in which nothing of an update is left to write.
+var written = []ota.State{ota.Staged, ota.Activating, ota.Trial, ota.Soak, ota.RollBack}
 
 // observed takes a look at what the manager does.
 func (c *counters) observed(s ota.Snapshot, now time.Time) {
@@ -85,7 +95,10 @@ func (c *counters) observed(s ota.Snapshot, now time.Time) {
 	}
 	c.refused = refused
 	if s.Update != nil {
-		if s.Update.Digest != c.last.digest || s.Done < c.last.done {
+		switch {
+		case c.last.digest == "" && slices.Contains(written, s.State): // before this agent was started
+			c.last.digest, c.last.done = s.Update.Digest, s.Done
+		case s.Update.Digest != c.last.digest || s.Done < c.last.done:
 			c.last.digest, c.last.done = s.Update.Digest, 0
 		}
 		c.bytes += s.Done - c.last.done
@@ -112,7 +125,7 @@ func (a *Agent) Diagnostics(context.Context) control.Diagnostics {
 		Results: map[string]int{}, Refusals: map[string]int{}, Seconds: map[string]float64{}}
 	c := a.counters
 	c.mu.Lock()
-	d.Checks, d.ChecksFailed, d.Attempts, d.Bytes = c.checks, c.failed, len(c.attempts), c.bytes
+	d.Checks, d.ChecksFailed, d.Attempts, d.Bytes = c.checks, c.failed, c.begun, c.bytes
 	for k, v := range c.results {
 		d.Results[k] = v
 	}

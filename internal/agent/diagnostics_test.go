@@ -38,8 +38,8 @@ func TestCounters(t *testing.T) {
 	c.saved(&ota.Record{Last: &ota.Report{ID: "1", Result: ota.Succeeded}})
 	c.observed(ota.Snapshot{Status: ota.StatusIdle}, at(60))
 
-	if c.checks != 3 || c.failed != 1 || len(c.attempts) != 1 || c.bytes != 1100 {
-		t.Errorf("%d checks, %d failed, %d attempts, %d bytes; want 3, 1, 1, 1100", c.checks, c.failed, len(c.attempts), c.bytes)
+	if c.checks != 3 || c.failed != 1 || c.begun != 1 || c.bytes != 1100 {
+		t.Errorf("%d checks, %d failed, %d attempts, %d bytes; want 3, 1, 1, 1100", c.checks, c.failed, c.begun, c.bytes)
 	}
 	if diff := cmp.Diff(map[string]int{"succeeded": 1}, c.results); diff != "" {
 		t.Errorf("results (-want +got):\n%s", diff)
@@ -50,5 +50,25 @@ func TestCounters(t *testing.T) {
 	want := map[string]float64{ota.StatusIdle.String(): 20, ota.StatusUpdateAvailable.String(): 20, ota.StatusDownloading.String(): 20}
 	if diff := cmp.Diff(want, c.seconds); diff != "" {
 		t.Errorf("seconds (-want +got):\n%s", diff)
+	}
+}
+
+// An agent that starts in the middle of an update has not begun it, nor written what is
+// written already: who adds up the figures of all starts must not count twice.
+func TestCountersAfterARestart(t *testing.T) {
+	now := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	c := newCounters(now)
+	trial := &ota.Record{State: ota.Trial, Attempt: "1", Digest: "d"}
+	c.found(trial)
+	c.saved(trial)
+	c.observed(ota.Snapshot{State: ota.Trial, Status: ota.StatusTrial, Update: &ota.Update{Digest: "d"}, Done: 1000}, now)
+	c.observed(ota.Snapshot{State: ota.Idle, Status: ota.StatusIdle}, now)
+	if c.begun != 0 || c.bytes != 0 {
+		t.Errorf("%d attempts, %d bytes; want none of either", c.begun, c.bytes)
+	}
+	c.observed(ota.Snapshot{State: ota.Fetching, Update: &ota.Update{Digest: "e"}, Done: 300}, now)
+	c.saved(&ota.Record{State: ota.Fetching, Attempt: "2"})
+	if c.begun != 1 || c.bytes != 300 {
+		t.Errorf("%d attempts, %d bytes; want 1 and 300", c.begun, c.bytes)
 	}
 }

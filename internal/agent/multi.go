@@ -34,6 +34,7 @@ type multi struct {
 	enter   func(what string) (end func()) // see alive
 	log     *slog.Logger
 	wake    chan struct{} // has room for one
+	spacing time.Duration // between checks that a server wakes the manager for, after the first few
 
 	mu      sync.Mutex
 	offered map[string][]int // digest to those that offered it in the last check
@@ -214,18 +215,7 @@ func (m *multi) run(ctx context.Context) {
 	defer wg.Wait()
 	for _, s := range m.sources {
 		if w, ok := s.Source.(ota.Waker); ok {
-			wake := w.Wake()
-			wg.Go(func() {
-				for {
-					select {
-					case <-ctx.Done():
-						return
-					case <-wake:
-						m.log.Info("something may be new", "source", s.name)
-						m.wakeUp()
-					}
-				}
-			})
+			wg.Go(func() { m.passOn(ctx, s, w.Wake()) })
 		}
 		if r, ok := s.Source.(interface{ Run(context.Context) error }); ok {
 			wg.Go(func() {
@@ -234,6 +224,39 @@ func (m *multi) run(ctx context.Context) {
 				}
 			})
 		}
+	}
+}
+
+// wakeBurst is how often a server may wake the manager without a pause.
+const wakeBurst = 5
+
+// passOn passes on what wakes a source. What a server sends comes after a while no more than
+// once in m.spacing: it must neither keep a plant quiesced that is suspended for each check, nor the
+// device busy. Nothing is lost by that, for a wake says only that it is worth while to look. Who
+// puts in a stick is never held up.
+func (m *multi) passOn(ctx context.Context, s named, wake <-chan struct{}) {
+	_, remote := s.Source.(server)
+	var full time.Time // when all of the burst may be used again
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case _, ok := <-wake:
+			if !ok { // it wakes nobody any more
+				return
+			}
+		}
+		if now := time.Now(); remote {
+			if full.Before(now) {
+				full = now
+			}
+			if !pause(ctx, max(0, full.Sub(now)-(wakeBurst-1)*m.spacing)) {
+				return
+			}
+			full = full.Add(m.spacing)
+		}
+		m.log.Info("something may be new", "source", s.name)
+		m.wakeUp()
 	}
 }
 

@@ -76,7 +76,7 @@ func (a *Agent) sourceNames() (names []string) {
 // newSources makes the sources, for firmware of this version.
 func (a *Agent) newSources(version string) (*sourceSet, error) {
 	set := &sourceSet{explain: a.explain, checks: make(chan struct{}, 1)}
-	set.multi = &multi{verify: a.verify, enter: a.alive.enter, log: a.log, wake: make(chan struct{}, 1),
+	set.multi = &multi{verify: a.verify, enter: a.alive.enter, log: a.log, wake: make(chan struct{}, 1), spacing: a.wakeSpacing(),
 		fits:    func(m *ota.Manifest) bool { return a.judge(m, version) == nil },
 		skipped: a.skipped, inHand: a.inHand,
 		checked: func(err error) {
@@ -97,6 +97,9 @@ func (a *Agent) newSources(version string) (*sourceSet, error) {
 			return nil, fmt.Errorf("source: %w", err)
 		}
 		kind, _ := configured[i].kind() // newSource has looked
+		if kind == "aws_iot" && slices.ContainsFunc(set.sources, func(s named) bool { return s.name == kind }) {
+			return nil, fmt.Errorf("sources, entry %d: there is another aws_iot before it, and both would keep their jobs in state_dir; keep one", i+1)
+		}
 		set.sources = append(set.sources, named{kind, s})
 		if to, ok := s.(server); ok {
 			set.servers = append(set.servers, to)
@@ -212,6 +215,15 @@ func (a *Agent) interval() time.Duration {
 		return max(wish, d)
 	}
 	return orDefault(wish, d)
+}
+
+// wakeSpacing is the least time between two checks for which a server has woken the
+// manager, after the first few.
+func (a *Agent) wakeSpacing() time.Duration {
+	if a.suspend == ota.SuspendBeforeCheck {
+		return max(a.cfg.checkInterval(), 10*time.Minute)
+	}
+	return 10 * time.Second
 }
 
 // checkin says what the server is told at each check.

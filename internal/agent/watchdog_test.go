@@ -41,7 +41,7 @@ func (s savedStore) Load() (ota.Record, error) { return s.r, s.err }
 // Its trials may take 5 min, and with what is honest beyond that 6 min 10 s.
 func guarded(change func(*Config)) (*Agent, *watchdogtest.Board) {
 	b := watchdogtest.NewBoard()
-	a := &Agent{cfg: Config{Watchdog: Watchdog{Device: "/dev/watchdog"}}, log: slog.New(slog.DiscardHandler),
+	a := &Agent{counters: newCounters(time.Now()), cfg: Config{Watchdog: Watchdog{Device: "/dev/watchdog"}}, log: slog.New(slog.DiscardHandler),
 		slots: bootedSlots{err: errors.New("not known")}}
 	if change != nil {
 		change(&a.cfg)

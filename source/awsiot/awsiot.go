@@ -114,7 +114,8 @@ type Config struct {
 	// Judge says whether a release fits this device: nil if so. A job whose release is
 	// ErrIncompatible, ErrValidation (it has expired) or ErrInsufficientSpace is rejected, and
 	// one that is ErrNoUpdate, too, unless it has the version that runs: that job has
-	// succeeded. Other errors decide nothing. Default: product, hardware and version are compared.
+	// succeeded. ErrNotNow says that it is not certain yet, and the manager is woken to look
+	// again. Other errors decide nothing. Default: product, hardware and version are compared.
 	Judge func(*ota.Manifest) error
 	// Skipped says of a release that it is not taken, because it failed here before, and
 	// why. Default: none is.

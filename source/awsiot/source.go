@@ -163,7 +163,7 @@ func (s *Source) latest(ctx context.Context) ([]byte, error) {
 			continue
 		}
 		if err != nil {
-			if errors.Is(err, ota.ErrNoUpdate) { // not yet: what it waits for wakes the manager
+			if errors.Is(err, ota.ErrNoUpdate) && !errors.Is(err, ota.ErrNotNow) { // its file wakes the manager
 				s.looked(x.key())
 			}
 			return nil, fmt.Errorf("job %s: %w", x.JobID, err)
@@ -305,22 +305,24 @@ func reject(code ota.ErrorCode, format string, a ...any) *verdict {
 func (s *Source) judge(x *execution, o *offer) error {
 	m := o.man
 	err := s.cfg.Judge(m)
-	if errors.Is(err, ota.ErrNoUpdate) && s.cfg.Version != "" && ota.CompareVersions(m.Version, s.cfg.Version) == 0 {
-		if s.unproven() {
-			return fmt.Errorf("%w: version %s is running, and has not proven itself yet", ota.ErrNoUpdate, m.Version)
-		}
-		return &verdict{succeeded, ota.ErrNone, fmt.Sprintf("version %s runs already", m.Version)}
-	}
-	if reason, skipped := s.cfg.Skipped(m.Digest); skipped {
+	if reason, skipped := s.cfg.Skipped(m.Digest); skipped { // also if it runs: it may be there because the device could not go back
 		v := reject(ota.ErrValidation, "release %s is not taken again: %s", m.Version, reason)
 		if x.Status == inProgress {
 			v.status = failed
 		}
 		return v
 	}
+	if errors.Is(err, ota.ErrNoUpdate) && s.cfg.Version != "" && ota.CompareVersions(m.Version, s.cfg.Version) == 0 {
+		if s.unproven() {
+			return fmt.Errorf("%w: %w: version %s is running, and has not proven itself yet", ota.ErrNoUpdate, ota.ErrNotNow, m.Version)
+		}
+		return &verdict{succeeded, ota.ErrNone, fmt.Sprintf("version %s runs already", m.Version)}
+	}
 	switch code := ota.CodeOf(err); {
 	case err == nil:
 		return nil
+	case errors.Is(err, ota.ErrNotNow):
+		return fmt.Errorf("%w: %w", ota.ErrNoUpdate, err)
 	case code == ota.ErrNoUpdate:
 		return reject(ota.ErrIncompatible, "%v", err)
 	case code == ota.ErrIncompatible, code == ota.ErrValidation, code == ota.ErrInsufficientSpace:
