@@ -17,7 +17,8 @@
 //   - Lines survive being offline and restarts. A power cut loses those of the
 //     last 30 s, and errors of the last second. While the disk cannot be written,
 //     lines are sent from memory.
-//   - The disk is bounded; the oldest lines are dropped. Whatever is dropped is
+//   - The disk is bounded, and a megabyte of it stays free for others, such as the
+//     record of an update; the oldest lines are dropped. Whatever is dropped is
 //     counted, and a line in the log says how many and why.
 //   - What CloudWatch has accepted is not sent again, unless the device loses power,
 //     or the connection breaks, between the answer and the note of it, which is

@@ -29,7 +29,6 @@ type Diagnostics struct {
 	ChecksFailed int64
 	Attempts     int64            // updates begun
 	Results      map[string]int64 // updates that ended, by result
-	Retries      int64            // tries again of a step
 	Unsent       int64            // reports that nobody has confirmed
 	Refusals     map[string]int64 // of the gate, by the name of the code
 	Bytes        int64            // of images, verified and written
@@ -76,7 +75,6 @@ func (d Diagnostics) Metrics(namespace string) Metrics {
 	add("checks", float64(d.Checks), Count)
 	add("checks_failed", float64(d.ChecksFailed), Count)
 	add("attempts", float64(d.Attempts), Count)
-	add("retries", float64(d.Retries), Count)
 	add("reports_unsent", float64(d.Unsent), Count)
 	add("bytes_done", float64(d.Bytes), Bytes)
 	add("memory", float64(d.Memory), Bytes)

@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "write the golden files")
 var example = cloudwatch.Diagnostics{
 	Time: time.Date(2026, 11, 22, 5, 30, 0, 250e6, time.UTC), Device: "bess-7", Agent: "1.4.0", Uptime: 36*time.Hour + 500*time.Millisecond,
 	Running: "2.1.0", Slot: "B", Status: "IDLE", Code: "NONE",
-	Checks: 36, ChecksFailed: 2, Attempts: 1, Retries: 3, Unsent: 1, Bytes: 134217728, Memory: 12 << 20,
+	Checks: 36, ChecksFailed: 2, Attempts: 1, Unsent: 1, Bytes: 134217728, Memory: 12 << 20,
 	Results: map[string]int64{"updated": 1}, Refusals: map[string]int64{"battery_low": 4, "bms_unsafe": 1},
 	Seconds:  map[string]float64{"IDLE": 120000, "DOWNLOADING": 512.5},
 	Readings: []cloudwatch.Reading{{"soc", 55.5, "%"}, {"temp_max", 31, "°C"}, {"current", -12.25, "A"}},

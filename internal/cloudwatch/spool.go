@@ -40,6 +40,7 @@ const (
 	recordHeader  = 4 + 4 + 8
 	maxSegment    = 2 << 20 // bytes; none of ours is larger
 	block         = 4096    // of the file system: a small file takes one, too
+	reserve       = 1 << 20 // bytes of the disk that stay free: an update has its record there
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -190,8 +191,11 @@ func (s *spool) append(events []event) (n int, err error) {
 			s.open.add(events[k])
 			data = appendRecord(data, events[k])
 		}
-		s.room(int64(len(data)))
-		if err := s.write(&was, data, fresh); err != nil {
+		err := s.room(int64(len(data)))
+		if err == nil {
+			err = s.write(&was, data, fresh)
+		}
+		if err != nil {
 			*s.open = was // what is behind it on the disk is a tear
 			s.open = nil
 			return n, err
@@ -248,16 +252,22 @@ func (s *spool) write(seg *segment, data []byte, fresh bool) (err error) {
 	return err
 }
 
-// room drops the oldest segments until there is room for so many bytes.
-func (s *spool) room(bytes int64) {
+// room drops the oldest segments until there is room for so many bytes, here and on the
+// disk. It is an error if there is none on the disk.
+func (s *spool) room(bytes int64) error {
 	for {
+		free, err := s.fs.Free(s.dir)
+		tight := err == nil && free < bytes+block+reserve // a system that cannot tell keeps nobody from trying
 		size := bytes + block
 		for _, seg := range s.segs {
 			size += seg.disk()
 		}
 		i := slices.IndexFunc(s.segs, func(seg *segment) bool { return seg != s.busy && seg != s.open })
-		if size <= s.max || i < 0 {
-			return
+		if i < 0 && tight {
+			return fmt.Errorf("spool the log: %d bytes are free in %s, want %d", free, s.dir, bytes+block+reserve)
+		}
+		if i < 0 || size <= s.max && !tight {
+			return nil
 		}
 		s.drop(int64(s.segs[i].events-s.segs[i].done), whySpool)
 		s.remove(s.segs[i])

@@ -1,6 +1,7 @@
 package cloudwatch
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"reflect"
@@ -317,5 +318,59 @@ func TestClean(t *testing.T) {
 		if got := string(clean([]byte(in), 30)); got != want {
 			t.Errorf("%q: got %q, want %q", in, got, want)
 		}
+	}
+}
+
+// TestDiskForOthers: when others fill the disk the spool makes room, down to its last
+// line, and does not take what is left: the record of an update is on the same disk.
+func TestDiskForOthers(t *testing.T) {
+	disk := otatest.NewDisk()
+	disk.Capacity = 8 << 20
+	lost := int64(0)
+	s := &spool{fs: disk, dir: "/data", max: 4 << 20, drop: func(n int64, _ string) { lost += n }}
+	line := event{1, bytes.Repeat([]byte("x"), 10_000)}
+	kept := int64(0)
+	for range 300 {
+		if n, err := s.append([]event{line}); n != 1 || err != nil {
+			t.Fatal(n, err)
+		}
+		kept++
+	}
+	fill := func(leave int64) {
+		t.Helper()
+		free, err := disk.Free("/data")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := durable.WriteFile(disk, fmt.Sprintf("/data/of others %d", leave), make([]byte, free-leave), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill(900 << 10)
+	if n, err := s.append([]event{line}); n != 1 || err != nil {
+		t.Fatal("with what it has to give up:", n, err)
+	}
+	if free, _ := disk.Free("/data"); free < reserve {
+		t.Errorf("%d bytes are free, want %d", free, reserve)
+	}
+	if lines, _ := s.waiting(); lost == 0 || int64(lines)+lost != kept+1 || lines < 100 {
+		t.Errorf("%d lines wait and %d are lost of %d", lines, lost, kept+1)
+	}
+	var err error
+	for leave := int64(1); leave < 5; leave++ { // it gives up all that it has
+		fill(leave << 10)
+		_, err = s.append([]event{line})
+	}
+	if lines, _ := s.waiting(); err == nil || lines > 0 {
+		t.Errorf("with nothing left to give up: %v, and %d lines are on disk", err, lines)
+	}
+	if err := disk.Remove("/data/of others 1024"); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.append([]event{line}); n != 1 || err != nil {
+		t.Errorf("with room again: %d lines written, %v", n, err)
+	}
+	if free, _ := disk.Free("/data"); free < reserve {
+		t.Errorf("%d bytes are free, want %d: the spool has kept some", free, reserve)
 	}
 }
