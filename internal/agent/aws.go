@@ -92,7 +92,6 @@ type Surroundings struct {
 
 	CodeSigning  *bundle.CodeSigning // of raw images; nil: none are taken. Verify takes their envelopes
 	ImageVersion func(r io.ReaderAt, size int64) (string, error)
-	Component    string // of a raw image
 
 	StallTimeout time.Duration
 	Level        slog.Level  // of a log without its own
@@ -126,7 +125,7 @@ func (a *Agent) newAWSIoT(c *AWSIoT, version string) (ota.Source, error) {
 	}
 	return a.cfg.AWS.NewSource(c, Surroundings{Device: a.cfg.Device, Version: version, Agent: a.cfg.Version, StateDir: a.cfg.StateDir,
 		Verify: a.verify, CodeSigning: a.codeSigning, ImageVersion: a.imageVersion(), Judge: func(m *ota.Manifest) error { return a.judgeJob(m, version) }, Skipped: a.skippedWhy, InHand: a.inHand,
-		State: a.checkin, Component: a.cfg.Slot.Component, StallTimeout: time.Duration(a.cfg.StallTimeout), Log: a.log, Now: a.now, Getenv: a.cfg.Getenv})
+		State: a.checkin, StallTimeout: time.Duration(a.cfg.StallTimeout), Log: a.log, Now: a.now, Getenv: a.cfg.Getenv})
 }
 
 // judgeTimeout is for all that judgeJob asks the slots.

@@ -41,7 +41,6 @@ type afrSpool struct {
 	Keys ota.Verify
 	// ImageVersion reads the version in a raw image. Nil: it is not looked for.
 	ImageVersion func(r io.ReaderAt, size int64) (string, error)
-	Component    string // see bundle.ParseCodeSigning, which decides
 }
 
 const (

@@ -131,7 +131,6 @@ type Config struct {
 	CodeSigning *bundle.CodeSigning
 	// ImageVersion reads the version in a raw image of such a job. Default: nil, the job must say it.
 	ImageVersion func(r io.ReaderAt, size int64) (string, error)
-	Component    string // that such an image is for; default: controller
 	// SpoolSize is the size of a FreeRTOS OTA job's file in bytes, at most: it is kept in
 	// Dir, whole, before anything of it is used. Default: 64 MiB. Negative: no such jobs.
 	SpoolSize int64

@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/eclipse/paho.golang/packets"
 
@@ -261,4 +263,24 @@ func TestGone(t *testing.T) {
 			t.Errorf("%s: gone %v, want %v", tt.refusal, got, tt.want)
 		}
 	}
+}
+
+// A broker that sends what cannot be used does not fill the log.
+func TestDroppedAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		s := &service{line: &line{log: slog.New(slog.NewTextHandler(&log, nil))}, prefix: "p", waiting: map[string]question{}}
+		for range 120 {
+			for range 1000 {
+				s.receive("p/job-1/get/accepted", []byte("{"))
+			}
+			time.Sleep(time.Second)
+		}
+		if got := strings.Count(log.String(), "\n"); got != 2 {
+			t.Errorf("%d lines for 120000 messages in two minutes, want 2", got)
+		}
+		if want := "count=60000"; !strings.Contains(log.String(), want) {
+			t.Errorf("the log does not say %s:\n%s", want, log.String())
+		}
+	})
 }

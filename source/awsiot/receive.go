@@ -38,7 +38,7 @@ type task struct {
 
 func (s *Source) newReceiving() *receiving {
 	return &receiving{work: make(chan *task, 1), spool: afrSpool{FS: s.cfg.FS, Dir: filepath.Join(s.cfg.Dir, "awsiot-spool"), Max: s.cfg.SpoolSize,
-		Code: s.cfg.CodeSigning, Keys: s.cfg.Verify, ImageVersion: s.cfg.ImageVersion, Component: s.cfg.Component}}
+		Code: s.cfg.CodeSigning, Keys: s.cfg.Verify, ImageVersion: s.cfg.ImageVersion}}
 }
 
 // received returns the envelope of the file of a job, or ota.ErrNoUpdate until it is there.

@@ -127,6 +127,8 @@ type service struct {
 
 	mu      sync.Mutex
 	waiting map[string]question // by token
+	dropped int                 // answers, since that was said
+	saidAt  time.Time           // when
 }
 
 type question struct {
@@ -151,7 +153,7 @@ func (s *service) receive(topic string, payload []byte) {
 	}
 	a, err := parseAnswer(payload)
 	if err != nil {
-		s.line.log.Warn("an answer of the service is dropped", "topic", clean(topic, 200), "error", err)
+		s.drop(topic, err)
 		return
 	}
 	a.accepted = accepted
@@ -163,6 +165,23 @@ func (s *service) receive(topic string, payload []byte) {
 	s.mu.Unlock()
 	if ok {
 		q.answer <- a
+	}
+}
+
+// dropPause is between two lines of the log about answers that cannot be used: a broker
+// can send thousands a second, and a log wears out a card.
+const dropPause = time.Minute
+
+func (s *service) drop(topic string, err error) {
+	s.mu.Lock()
+	s.dropped++
+	n, say := s.dropped, s.saidAt.IsZero() || time.Since(s.saidAt) >= dropPause
+	if say {
+		s.dropped, s.saidAt = 0, time.Now()
+	}
+	s.mu.Unlock()
+	if say {
+		s.line.log.Warn("answers of the service are dropped", "count", n, "topic", clean(topic, 200), "error", err)
 	}
 }
 

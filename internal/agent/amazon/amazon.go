@@ -50,7 +50,7 @@ func (AWS) NewSource(c *agent.AWSIoT, e agent.Surroundings) (ota.Source, error) 
 		Product: e.Device.Product, Hardware: e.Device.Hardware, Version: e.Version,
 		Dir:    filepath.Join(e.StateDir, "awsiot"),
 		Verify: e.Verify, Judge: e.Judge, Skipped: e.Skipped, InHand: e.InHand,
-		CodeSigning: e.CodeSigning, ImageVersion: e.ImageVersion, Component: e.Component, SpoolSize: c.MaxFile,
+		CodeSigning: e.CodeSigning, ImageVersion: e.ImageVersion, SpoolSize: c.MaxFile,
 		StepTimeout: time.Duration(c.StepTimeout), Keepalive: time.Duration(c.Keepalive), SessionExpiry: time.Duration(c.SessionExpiry),
 		StatusInterval: time.Duration(c.StatusInterval), ConnectTimeout: time.Duration(c.ConnectTimeout),
 		AllowPlain: c.AllowPlain, Log: e.Log, Now: e.Now,
