@@ -3,6 +3,7 @@ package fleet
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -155,5 +156,36 @@ func TestFullDisk(t *testing.T) {
 	d, err := f.Device(t.Context(), "d")
 	if err != nil || len(d.Reports) != stored+1 {
 		t.Errorf("got %d reports, %v, want the %d that were confirmed", len(d.Reports), err, stored+1)
+	}
+}
+
+// A commit that ended with an error may have been done, for example if only its
+// answer was lost: the files of the release, which is there after a restart then,
+// are not deleted.
+func TestCommitOfUnknownEnd(t *testing.T) {
+	f := openInside(t)
+	if _, err := f.db.Exec(`CREATE TABLE parent (id INTEGER PRIMARY KEY);
+		CREATE TABLE child (id INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED);
+		CREATE TRIGGER spoil AFTER INSERT ON releases BEGIN INSERT INTO child VALUES (1); END`); err != nil {
+		t.Fatal(err)
+	}
+	file, err := io.ReadAll(release(t, "one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := ota.Hash(sha256.Sum256(file))
+	if _, err := f.Publish(t.Context(), bytes.NewReader(file), PublishOptions{}); err == nil || !strings.Contains(err.Error(), "commit") {
+		t.Fatalf("got %v, want an error of the commit", err)
+	}
+	if bundle, err := f.blobs.Open(t.Context(), key); err != nil {
+		t.Errorf("the bundle: %v, want it there", err)
+	} else {
+		bundle.Close()
+	}
+	if _, err := f.db.Exec(`DROP TRIGGER spoil`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Publish(t.Context(), bytes.NewReader(file), PublishOptions{}); err != nil {
+		t.Errorf("again: %v", err)
 	}
 }

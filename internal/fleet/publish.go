@@ -76,7 +76,9 @@ func (f *Fleet) Publish(ctx context.Context, r io.Reader, o PublishOptions) (api
 	ctx = context.WithoutCancel(ctx)
 	known, kept, err := f.store(ctx, rel, o)
 	if err != nil {
-		f.forget(ctx, rel)
+		if !errors.Is(err, errCommit) { // else the release may be there after a restart
+			f.forget(ctx, rel)
+		}
 		return api.PublishResponse{}, fmt.Errorf("publish %s %s: %w", rel.Manifest.Product, rel.Manifest.Version, err)
 	}
 	out := api.PublishResponse{Known: known}

@@ -10,6 +10,9 @@ import (
 // maxBatch bounds one commit, and so how long the first in it waits for the last.
 const maxBatch = 512
 
+// errCommit is the one error after which the work may be done all the same.
+var errCommit = errors.New("commit")
+
 var errClosed = errors.New("the fleet's database is closed")
 
 // A writer is the one goroutine that writes. Those who wait share one commit,
@@ -104,7 +107,7 @@ func (w *writer) commit(batch []*write) {
 
 // transact runs all of batch in one transaction. A job that fails is undone
 // alone, behind its savepoint, and has its error; an error of transact itself
-// means that nothing was done.
+// means that nothing was done, unless it is errCommit.
 func (w *writer) transact(batch []*write) error {
 	ctx := context.Background() // one caller who leaves must not undo the others' work
 	tx, err := w.db.BeginTx(ctx, nil)
@@ -126,7 +129,7 @@ func (w *writer) transact(batch []*write) error {
 		}
 	}
 	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", err)
+		return fmt.Errorf("%w: %w", errCommit, err)
 	}
 	return nil
 }
