@@ -453,6 +453,9 @@ func (s *Source) Report(ctx context.Context, r ota.Report) error {
 }
 
 func (s *Source) report(ctx context.Context, r ota.Report) error {
+	if wanted, err := s.wants(ctx, r); err != nil || !wanted {
+		return err
+	}
 	if err := s.line.wait(ctx); err != nil {
 		return err
 	}
@@ -476,6 +479,17 @@ func (s *Source) report(ctx context.Context, r ota.Report) error {
 	}
 	s.told = r.ID
 	return nil
+}
+
+// wants reports whether there is anybody to tell r to. If not, no connection is needed for it:
+// reports of other sources, and all that come after them, must not wait until this one is back.
+func (s *Source) wants(ctx context.Context, r ota.Report) (bool, error) {
+	if err := s.take(ctx); err != nil {
+		return false, err
+	}
+	defer s.give()
+	h := s.record.Hand
+	return h != nil && h.Digest != "" && h.Digest == r.Digest || s.cfg.Topic != "" && s.told != r.ID, nil
 }
 
 // reportToJob ends the job of r, if there is one.

@@ -294,3 +294,28 @@ func TestFreeRTOSOfferStays(t *testing.T) {
 }
 
 var _ awsiot.Fetcher = (*replacing)(nil)
+
+// A report of another source's release needs no connection: those that come after it would
+// reach nobody for as long as there is none.
+func TestReportOfOthersWhileDown(t *testing.T) {
+	r := newRig(t)
+	rel, document := r.release("1.1.0", 1000)
+	r.create("job-1", document)
+	s := r.start(running)
+	if _, err := s.Latest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.broker.Kill()
+	for {
+		if _, err := s.Latest(t.Context()); err != nil && strings.Contains(err.Error(), "there is no connection") {
+			break
+		}
+	}
+	other := r.key.Release(t, "3.0.0", 10)
+	if err := s.Report(t.Context(), report(other, ota.Succeeded, ota.ErrNone, "")); err != nil {
+		t.Errorf("of another source's release: %v, want nil", err)
+	}
+	if err := s.Report(t.Context(), report(rel, ota.Succeeded, ota.ErrNone, "")); ota.CodeOf(err) != ota.ErrConnectivity {
+		t.Errorf("of the job's: got %v, want %v", err, ota.ErrConnectivity)
+	}
+}
