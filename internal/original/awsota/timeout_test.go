@@ -105,6 +105,9 @@ func TestTimeout(t *testing.T) {
 				case !tt.ok && (!errors.Is(err, awsota.ErrDownload) || !strings.Contains(err.Error(), "hard timeout") || took != 120*time.Second):
 					t.Errorf("got %+v, %v after %v; want a hard timeout after 120 s", r, err, took)
 				}
+				// A connection that is closed says so to the other end, for 5 s if nobody
+				// reads. Close would wait for that with a lock held, for which fake time waits.
+				time.Sleep(time.Minute)
 				srv.Close()
 				<-ended
 			})
