@@ -20,7 +20,12 @@ import (
 // like others ("AWS IoT Core policy resources").
 func mayUse(t *testing.T, tpl template, thing, action, topic string) bool {
 	t.Helper()
-	for _, s := range tpl.at("Resources.DevicePolicy.Properties.PolicyDocument.Statement").([]any) {
+	return allows(t, tpl, "DevicePolicy", thing, action, topic) || allows(t, tpl, "TopicPolicy", thing, action, topic)
+}
+
+func allows(t *testing.T, tpl template, policy, thing, action, topic string) bool {
+	t.Helper()
+	for _, s := range tpl.at("Resources." + policy + ".Properties.PolicyDocument.Statement").([]any) {
 		m := s.(map[string]any)
 		if m["Effect"] != "Allow" || m["Action"] != "iot:"+action {
 			continue
@@ -64,6 +69,13 @@ func TestDevicePolicy(t *testing.T) {
 		{"Publish", "$aws/things/ctl-7/streams/s-1/data/cbor", false},
 		{"Publish", "$aws/things/ctl-7/shadow/update", false},
 		{"Publish", "bess/ctl-7/reports", false},
+		{"Publish", "interlock/ctl-7/reports", true},
+		{"Publish", "interlock/ctl-7/status", true},
+		{"Publish", "interlock/ctl-7/wake", false},
+		{"Subscribe", "interlock/ctl-7/wake", true},
+		{"Receive", "interlock/ctl-7/wake", true},
+		{"Publish", "interlock/ctl-8/reports", false},
+		{"Subscribe", "interlock/+/wake", false},
 		{"Subscribe", "$aws/things/+/jobs/notify-next", false},
 		{"Subscribe", "#", false},
 		{"Receive", "$aws/things/ctl-8/jobs/notify", false},
@@ -81,6 +93,22 @@ func (nowhere) Fetch(context.Context, string, int64, int64) (io.ReadCloser, int6
 	return nil, 0, ota.ErrServer
 }
 
+// AWS takes policies of IoT of at most 2,048 characters, white space not counted
+// ("AWS IoT Core endpoints and quotas").
+func TestDevicePoliciesAreShortEnough(t *testing.T) {
+	tpl := load(t, "iot.yaml")
+	for _, name := range []string{"DevicePolicy", "TopicPolicy"} {
+		text := line(tpl.at("Resources." + name + ".Properties.PolicyDocument"))
+		for from, to := range map[string]string{"${AWS::Partition}": "aws-us-gov", "${AWS::Region}": "ap-southeast-7", "${AWS::AccountId}": "123456789012", "${!": "${",
+			`{"Fn::GetAtt":["LogRoleAlias","RoleAliasArn"]}`: strings.Repeat("x", 100), `{"Fn::Sub":`: "", "\u003c": "<"} {
+			text = strings.ReplaceAll(text, from, to)
+		}
+		if n := len(strings.Join(strings.Fields(text), "")); n < 400 || n > 2048 {
+			t.Errorf("%s has %d characters, want 400 to 2048:\n%s", name, n, text)
+		}
+	}
+}
+
 // The agent's source does nothing that the policy does not allow.
 func TestDevicePolicyIsEnoughForTheAgent(t *testing.T) {
 	const thing = "ctl-7"
@@ -89,7 +117,7 @@ func TestDevicePolicyIsEnoughForTheAgent(t *testing.T) {
 	jobs := awstest.NewJobs(awstest.JobsOptions{})
 	broker := awstest.StartBroker(t, ca, jobs)
 	cert := ca.Thing(t, thing)
-	s, err := awsiot.New(awsiot.Config{Endpoint: broker.Addr(), Thing: thing, CACert: ca.PEM(), ClientCert: cert.Cert, ClientKey: cert.Key,
+	s, err := awsiot.New(awsiot.Config{Endpoint: broker.Addr(), Thing: thing, Topic: "interlock/" + thing, CACert: ca.PEM(), ClientCert: cert.Cert, ClientKey: cert.Key,
 		Product: "bess", Version: "1.0.0", Dir: t.TempDir(), HTTP: nowhere{}, Log: slog.New(slog.DiscardHandler),
 		Verify: func([]byte) (*ota.Manifest, error) { return nil, ota.ErrValidation }})
 	if err != nil {

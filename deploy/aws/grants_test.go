@@ -138,6 +138,10 @@ var granted = map[string][]string{
 		`LogRole: Allow credentials.iot.amazonaws.com sts:AssumeRole -`,
 		`LogRole: Allow itself logs:CreateLogStream arn:${AWS::Partition}:logs:${AWS::Region}:${AWS::AccountId}:log-group:${LogGroupName}:log-stream:${!credentials-iot:ThingName}`,
 		`LogRole: Allow itself logs:PutLogEvents arn:${AWS::Partition}:logs:${AWS::Region}:${AWS::AccountId}:log-group:${LogGroupName}:log-stream:${!credentials-iot:ThingName}`,
+		`TopicPolicy: Allow itself iot:Publish ` + iotARN + `topic/interlock/${!iot:Connection.Thing.ThingName}/reports`,
+		`TopicPolicy: Allow itself iot:Publish ` + iotARN + `topic/interlock/${!iot:Connection.Thing.ThingName}/status`,
+		`TopicPolicy: Allow itself iot:Subscribe ` + iotARN + `topicfilter/interlock/${!iot:Connection.Thing.ThingName}/wake`,
+		`TopicPolicy: Allow itself iot:Receive ` + iotARN + `topic/interlock/${!iot:Connection.Thing.ThingName}/wake`,
 	},
 }
 

@@ -276,6 +276,7 @@ func TestTamperedImage(t *testing.T) {
 		t.Errorf("ESP32: got %+v, %v; want that it notices nothing, which is why the document's devices must trust their server", r, err)
 	}
 }
+
 // The controllers' limits are whole percents, and they cut off what follows the
 // point: the server must not let that make a limit lower.
 func TestMinSoCIsNotLoweredByRounding(t *testing.T) {
@@ -287,4 +288,3 @@ func TestMinSoCIsNotLoweredByRounding(t *testing.T) {
 		t.Errorf("at 42 %%, with a limit of 42.5: got %+v, %v; want that the battery is low", r, err)
 	}
 }
-
