@@ -148,7 +148,7 @@ func (a *Agent) judgeJob(m *ota.Manifest, version string) error {
 	switch {
 	case bootErr != nil: // no code: it decides nothing
 		return fmt.Errorf("read the booted slot: %v", bootErr)
-	case runs && b.Trial:
+	case runs && (b.Trial || a.unproven()): // not every bootloader can tell
 		return fmt.Errorf("%w: version %s runs on trial", ota.ErrNotNow, version)
 	case runs:
 		return err
@@ -169,6 +169,19 @@ func (a *Agent) judgeJob(m *ota.Manifest, version string) error {
 		}
 	}
 	return nil
+}
+
+// unproven reports whether the record says that what runs may still go back, or is not known.
+func (a *Agent) unproven() bool {
+	r := a.record.Load()
+	if r == nil {
+		return true
+	}
+	switch r.State {
+	case ota.Activating, ota.Trial, ota.Soak, ota.RollBack:
+		return true
+	}
+	return false
 }
 
 // newCloudLog makes the log at CloudWatch, or nil.

@@ -61,12 +61,23 @@ func TestJudgeJob(t *testing.T) {
 		{"nobody knows where to", release("1.1.0", 10), &pair{err: ota.ErrIncompatible}, ota.ErrInternal},
 	} {
 		a := &Agent{cfg: Config{Device: Device{Product: "p"}}, slots: tt.slots}
+		a.record.Store(&ota.Record{State: ota.Idle})
 		err := a.judgeJob(tt.release, "1.0.0")
 		if tt.want == nil && err != nil || !errors.Is(err, tt.want) && !(tt.want == ota.ErrInternal && ota.CodeOf(err) == tt.want) {
 			t.Errorf("%s: got %v, want %v", tt.name, err, tt.want)
 		}
 		if tt.want == ota.ErrNotNow && errors.Is(err, ota.ErrNoUpdate) {
 			t.Errorf("%s: %v ends the job well", tt.name, err)
+		}
+	}
+	// A bootloader that cannot tell a trial, and what the record says.
+	for _, state := range []ota.State{ota.Activating, ota.Trial, ota.Soak, ota.RollBack, "unknown"} {
+		a := &Agent{cfg: Config{Device: Device{Product: "p"}}, slots: &pair{boot: idle}}
+		if state != "unknown" {
+			a.record.Store(&ota.Record{State: state})
+		}
+		if err := a.judgeJob(release("1.0.0", 10), "1.0.0"); !errors.Is(err, ota.ErrNotNow) || errors.Is(err, ota.ErrNoUpdate) {
+			t.Errorf("runs, and the record is in %s: %v, want ErrNotNow", state, err)
 		}
 	}
 }
