@@ -2,13 +2,14 @@ package cloudwatch
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/interlock-energy/ota/internal/logfile"
 )
 
 // Handler returns a handler that queues lines of JSON, whose members CloudWatch
@@ -16,7 +17,7 @@ import (
 // above are the last to be dropped.
 func (w *Writer) Handler() slog.Handler {
 	options := &slog.HandlerOptions{Level: w.cfg.Level}
-	return handler{slog.NewJSONHandler(lines{w, false}, options), slog.NewJSONHandler(lines{w, true}, options)}
+	return logfile.ByLevel(slog.NewJSONHandler(lines{w, false}, options), slog.NewJSONHandler(lines{w, true}, options))
 }
 
 // lines is where a handler of package slog writes, one line with each call.
@@ -28,28 +29,6 @@ type lines struct {
 func (l lines) Write(p []byte) (int, error) {
 	l.w.put(item{text: clean(p, l.w.maxEvent())}, l.isError)
 	return len(p), nil
-}
-
-// handler is two, because a JSON handler does not tell its writer the level.
-type handler struct{ plain, errors slog.Handler }
-
-func (h handler) Enabled(ctx context.Context, level slog.Level) bool {
-	return h.plain.Enabled(ctx, level)
-}
-
-func (h handler) Handle(ctx context.Context, r slog.Record) error {
-	if r.Level >= slog.LevelError {
-		return h.errors.Handle(ctx, r)
-	}
-	return h.plain.Handle(ctx, r)
-}
-
-func (h handler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return handler{h.plain.WithAttrs(attrs), h.errors.WithAttrs(attrs)}
-}
-
-func (h handler) WithGroup(name string) slog.Handler {
-	return handler{h.plain.WithGroup(name), h.errors.WithGroup(name)}
 }
 
 // PutMetrics queues figures as one line of CloudWatch's embedded metric format.

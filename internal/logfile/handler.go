@@ -10,7 +10,7 @@ import (
 // on, and has those of level error and above synced.
 func (w *Writer) Handler() slog.Handler {
 	options := &slog.HandlerOptions{Level: w.cfg.Level}
-	return handler{slog.NewTextHandler(w, options), slog.NewTextHandler(syncing{w}, options)}
+	return ByLevel(slog.NewTextHandler(w, options), slog.NewTextHandler(syncing{w}, options))
 }
 
 type syncing struct{ *Writer }
@@ -20,26 +20,30 @@ func (s syncing) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// handler is two, because a text handler does not tell its writer the level.
-type handler struct{ plain, synced slog.Handler }
+// ByLevel returns a handler that gives records of level error and above to errors, and
+// all others to plain: for writers that must know, because slog's handlers do not tell
+// them the level. What is enabled is plain's to say.
+func ByLevel(plain, errors slog.Handler) slog.Handler { return byLevel{plain, errors} }
 
-func (h handler) Enabled(ctx context.Context, level slog.Level) bool {
+type byLevel struct{ plain, errors slog.Handler }
+
+func (h byLevel) Enabled(ctx context.Context, level slog.Level) bool {
 	return h.plain.Enabled(ctx, level)
 }
 
-func (h handler) Handle(ctx context.Context, r slog.Record) error {
+func (h byLevel) Handle(ctx context.Context, r slog.Record) error {
 	if r.Level >= slog.LevelError {
-		return h.synced.Handle(ctx, r)
+		return h.errors.Handle(ctx, r)
 	}
 	return h.plain.Handle(ctx, r)
 }
 
-func (h handler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return handler{h.plain.WithAttrs(attrs), h.synced.WithAttrs(attrs)}
+func (h byLevel) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return byLevel{h.plain.WithAttrs(attrs), h.errors.WithAttrs(attrs)}
 }
 
-func (h handler) WithGroup(name string) slog.Handler {
-	return handler{h.plain.WithGroup(name), h.synced.WithGroup(name)}
+func (h byLevel) WithGroup(name string) slog.Handler {
+	return byLevel{h.plain.WithGroup(name), h.errors.WithGroup(name)}
 }
 
 // Tee returns a handler that gives every record to all handlers that want it; an
