@@ -48,6 +48,7 @@ type cli struct {
 
 	Device   deviceCmd   `cmd:"" group:"device" help:"Talk to the agent on this device."`
 	Evidence evidenceCmd `cmd:"" group:"device" help:"Show what happened in a device's updates, and verify that nothing in it was changed."`
+	Push     pushCmd     `cmd:"" group:"device" help:"Bring a release into a device over Modbus or CAN."`
 	ESP32    esp32Cmd    `cmd:"" name:"esp32" group:"device" help:"Look into an ESP32's flash, or build one."`
 
 	Simulate simulateCmd `cmd:"" group:"start" help:"Be a battery system, on Modbus and CAN, for tests."`
