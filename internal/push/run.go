@@ -3,6 +3,7 @@ package push
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -43,11 +44,153 @@ type Event struct {
 
 // Run brings f into d and follows the update to its end. nil: the new firmware is proven.
 func Run(ctx context.Context, d Device, f *File, o Options) error {
-	return errors.ErrUnsupported
+	r := newRunner(d, f.Manifest.Version, o)
+	return r.within(ctx, func(ctx context.Context) error { return r.push(ctx, f) })
 }
 
-// Watch follows an update that was asked for to its end, over restarts of the device. version is
-// that of the release, "" if it is not known. nil: the new firmware is proven.
+// Watch follows an update that was asked for to its end, over restarts of the device.
+// version is that of the release, "" if it is not known. nil: the new firmware is proven.
 func Watch(ctx context.Context, d Device, version string, o Options) error {
-	return errors.ErrUnsupported
+	r := newRunner(d, version, o)
+	return r.within(ctx, r.watch)
+}
+
+// runner is one run.
+type runner struct {
+	Options
+	device  Device
+	version string
+	last    Status // what the device said last
+	stuck   bool   // trouble was told, and not that it is over
+}
+
+func newRunner(d Device, version string, o Options) *runner {
+	if o.Poll <= 0 {
+		o.Poll = time.Second
+	}
+	return &runner{Options: o, device: d, version: version}
+}
+
+// within runs work in the time that there is, and says what is left open if that is over.
+func (r *runner) within(ctx context.Context, work func(context.Context) error) error {
+	inTime, cancel := ctx, context.CancelFunc(func() {})
+	if r.Timeout > 0 {
+		inTime, cancel = context.WithTimeout(ctx, r.Timeout)
+	}
+	defer cancel()
+	err := work(inTime)
+	if err == nil || inTime.Err() == nil || !errors.Is(err, inTime.Err()) {
+		return err
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if r.last.State == WaitSafe {
+		return fmt.Errorf("in %v: %w", r.Timeout, r.last.Refusal())
+	}
+	return fmt.Errorf("%w, %v: the device was last seen %s", ErrUnfinished, r.Timeout, r.last)
+}
+
+func (r *runner) tell(e Event) {
+	if r.Tell != nil {
+		e.Time = time.Now()
+		r.Tell(e)
+	}
+}
+
+// trouble tells that the line is gone, once, and that it works again.
+func (r *runner) trouble(err error) {
+	switch {
+	case err != nil && !r.stuck:
+		r.tell(Event{Kind: KindTrouble, Error: err.Error()})
+	case err == nil && r.stuck:
+		r.tell(Event{Kind: KindBack})
+	}
+	r.stuck = err != nil
+}
+
+// push is Run, without the limit of time.
+func (r *runner) push(ctx context.Context, f *File) error {
+	id, err := r.device.Identify(ctx)
+	if err != nil {
+		return err
+	}
+	r.tell(Event{Kind: KindIdentity, Identity: &id})
+	if r.last, err = r.device.Status(ctx); err != nil {
+		return err
+	}
+	plan := r.device.Plan(r.left(f))
+	r.tell(Event{Kind: KindPlan, Plan: &plan})
+	if r.Accept != nil {
+		if err := r.Accept(plan); err != nil {
+			return err
+		}
+	}
+	done := int64(-1)
+	err = r.device.Send(ctx, f, Tell{Trouble: r.trouble, Progress: func(n int64) {
+		if n != done {
+			done = n
+			r.tell(Event{Kind: KindProgress, Done: n, Size: f.Size})
+		}
+	}})
+	if err != nil {
+		return err
+	}
+	if r.StageOnly {
+		return nil
+	}
+	if err := r.persist(ctx, func() error { return r.device.Install(ctx) }); err != nil {
+		return err
+	}
+	return r.watch(ctx)
+}
+
+// left is how much there probably is to send: only Send finds out whether what the device
+// has is of this file.
+func (r *runner) left(f *File) int64 {
+	switch {
+	case r.last.Size != f.Size:
+		return f.Size
+	case r.last.State >= Received && r.last.State <= Confirmed:
+		return 0
+	case r.last.State == Receiving:
+		return max(0, f.Size-r.last.Received)
+	}
+	return f.Size
+}
+
+// Pauses between two attempts to reach a device that does not answer: a line that
+// stumbled is back at once, a restart takes a minute.
+const (
+	firstPause = 250 * time.Millisecond
+	longPause  = 5 * time.Second
+)
+
+// persist does something until the line lets it, or ctx ends.
+func (r *runner) persist(ctx context.Context, do func() error) error {
+	for pause := firstPause; ; pause = min(2*pause, longPause) {
+		err := do()
+		if err == nil || !errors.Is(err, ErrLine) || ctx.Err() != nil {
+			if err == nil {
+				r.trouble(nil)
+			}
+			return err
+		}
+		r.trouble(err)
+		if err := Wait(ctx, pause); err != nil {
+			return err
+		}
+	}
+}
+
+// Wait waits for so long, or until ctx ends, whose error it returns.
+func Wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
