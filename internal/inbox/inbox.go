@@ -38,7 +38,13 @@ type Config struct {
 	Max int64      // bytes of a bundle, at most; default 256 MiB
 
 	Verify ota.Verify                // required: the only way from bytes to a manifest
-	Judge  func(*ota.Manifest) error // why a release is not for this unit; nil: all that verify are
+	// Judge says why a release is not for this unit; nil: all that verify are. What wraps
+	// [ota.ErrConnectivity], [ota.ErrServer] or [ota.ErrNotNow] is asked again later, all
+	// else is final. It must not call the Inbox, except State.
+	Judge func(*ota.Manifest) error
+	// InHand returns the digest of the release that the manager has in hand, "" for none:
+	// that one is not removed. Nil: it never has one. It must not call the Inbox, except State.
+	InHand func() string
 
 	Log *slog.Logger     // default: slog.Default()
 	Now func() time.Time // default: time.Now
@@ -82,7 +88,8 @@ type State struct {
 	Until    int64
 	Verified int64 // while Verifying: bytes done
 	Err      error // Failed, or why Opening or Verifying goes wrong for now; has a code
-	Outcome  *ota.Report
+	Outcome  *ota.Report // Ended
+	Last     *ota.Report // how the last update ended that the manager has reported, also of another release
 	Changed  time.Time // when a piece came last, or the phase changed
 }
 
