@@ -166,6 +166,7 @@ type Snapshot struct {
 	Code    ErrorCode `json:"code"`              // why it failed, or why it waits
 	Reason  string    `json:"reason,omitempty"`  // the same for people
 	Signals []Signal  `json:"signals,omitempty"` // what the gate saw when it last refused
+	Causes  []Cause   `json:"causes,omitempty"`  // what it refused for
 	State   State     `json:"state"`
 	Since   time.Time `json:"since"` // of this status
 

@@ -11,7 +11,7 @@ func (m *Manager) Snapshot() Snapshot {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.snap
-	s.Signals, s.Skipped = slices.Clone(s.Signals), slices.Clone(s.Skipped)
+	s.Signals, s.Causes, s.Skipped = slices.Clone(s.Signals), slices.Clone(s.Causes), slices.Clone(s.Skipped)
 	return s
 }
 
@@ -47,11 +47,11 @@ func (m *Manager) set(status Status, err error) {
 	if (errors.Is(err, ErrNotNow) || errors.Is(err, errWaiting)) && !isCode(err) {
 		code = ErrNone
 	}
-	var signals []Signal
+	var refusal Refusal
 	if ref, ok := errors.AsType[*Refusal](err); ok {
-		reason, signals = ref.Reason, ref.Signals
+		reason, refusal = ref.Reason, *ref
 	}
-	m.tell(status, code, reason, signals)
+	m.tell(status, code, reason, refusal)
 }
 
 // enter shows a status that has just begun, and leaves the reason of one that goes on.
@@ -71,17 +71,17 @@ func (m *Manager) because(err error) {
 
 // explain shows a status with something that is no error.
 func (m *Manager) explain(status Status, reason string) {
-	m.tell(status, ErrNone, reason, nil)
+	m.tell(status, ErrNone, reason, Refusal{})
 }
 
-func (m *Manager) tell(status Status, code ErrorCode, reason string, signals []Signal) {
+func (m *Manager) tell(status Status, code ErrorCode, reason string, refusal Refusal) {
 	m.mu.Lock()
 	s := &m.snap
 	changed := s.Status != status || s.Code != code
 	if s.Status != status {
 		s.Since = time.Now()
 	}
-	s.Status, s.Code, s.Reason, s.Signals = status, code, reason, signals
+	s.Status, s.Code, s.Reason, s.Signals, s.Causes = status, code, reason, refusal.Signals, refusal.Causes
 	m.mu.Unlock()
 	if !changed {
 		return

@@ -250,7 +250,7 @@ func (m *Manager) held(r Record, err error) error {
 		why += m.unquiet.Error() + "; "
 	}
 	if ref, ok := errors.AsType[*Refusal](err); ok {
-		return &Refusal{ref.Code, why + ref.Reason, ref.Signals}
+		return &Refusal{ref.Code, why + ref.Reason, ref.Signals, ref.Causes}
 	}
 	return fmt.Errorf("%s%w", why, err)
 }

@@ -135,7 +135,31 @@ type Refusal struct {
 	Code    ErrorCode // ErrBatteryLow, ErrBMSUnsafe, or ErrNone for a refusal that is not about the battery
 	Reason  string    // for people, with numbers: "state of charge 22.0 %, want at least 30 %"
 	Signals []Signal  // what the decision was made on
+	Causes  []Cause   // what is wrong, for programs; none: only Reason says it
 }
+
+// A Cause is a kind of reason for a refusal, so that programs need not read texts.
+type Cause string
+
+// Causes. The names never change.
+const (
+	CauseSoCLow          Cause = "soc_low"
+	CauseSoCHigh         Cause = "soc_high"
+	CauseTemperatureLow  Cause = "temperature_low"
+	CauseTemperatureHigh Cause = "temperature_high" // also one that rises too fast
+	CauseCurrent         Cause = "current"
+	CauseCellLow         Cause = "cell_low"   // voltage
+	CauseCellHigh        Cause = "cell_high"  // voltage
+	CauseCellDelta       Cause = "cell_delta" // cells too far apart
+	CauseStale           Cause = "stale"      // missing, too old, or frozen
+	CauseDisagreement    Cause = "disagreement"
+	CauseAlarm           Cause = "alarm"
+	CauseMode            Cause = "mode" // not standby, or not under remote control
+	CauseContactors      Cause = "contactors"
+	CauseWindow          Cause = "window" // outside the hours of updates
+	CauseDwell           Cause = "dwell"  // all is well, and has not been for long enough
+	CauseOther           Cause = "other"
+)
 
 // Signal is a measured value.
 type Signal struct {

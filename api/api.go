@@ -105,6 +105,7 @@ type Head struct {
 	Done          int64        `json:"done,omitempty"`    // bytes of it, verified and written
 	Total         int64        `json:"total,omitempty"`   // bytes of all its images
 	Signals       []ota.Signal `json:"signals,omitempty"` // what the gate saw last
+	Causes        []ota.Cause  `json:"causes,omitempty"`  // what it refused for
 }
 
 // CheckinRequest asks for the release meant for this device. With If-None-Match

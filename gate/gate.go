@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/interlock-energy/ota"
@@ -61,6 +62,11 @@ func combine(refusals []*ota.Refusal) *ota.Refusal {
 	for _, r := range refusals {
 		reasons = append(reasons, r.Reason)
 		sum.Signals = append(sum.Signals, r.Signals...)
+		for _, c := range r.Causes {
+			if !slices.Contains(sum.Causes, c) {
+				sum.Causes = append(sum.Causes, c)
+			}
+		}
 		switch {
 		case r.Code == ota.ErrNone:
 		case r.Code == ota.ErrBatteryLow && sum.Code != ota.ErrBMSUnsafe:

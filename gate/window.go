@@ -234,7 +234,7 @@ func Window(hours ...Hours) (ota.Gate, error) {
 
 func decideWindow(hours []Hours, m *ota.Manifest, now time.Time) *ota.Refusal {
 	if m != nil && now.Before(m.Created) {
-		return &ota.Refusal{Reason: fmt.Sprintf("the clock says %s, before release %s was made on %s, so the update window cannot be told",
+		return &ota.Refusal{Causes: []ota.Cause{ota.CauseWindow}, Reason: fmt.Sprintf("the clock says %s, before release %s was made on %s, so the update window cannot be told",
 			now.UTC().Format(time.RFC3339), m.Version, m.Created.UTC().Format(time.RFC3339))}
 	}
 	var next time.Time
@@ -246,5 +246,5 @@ func decideWindow(hours []Hours, m *ota.Manifest, now time.Time) *ota.Refusal {
 			next = n
 		}
 	}
-	return &ota.Refusal{Reason: "outside the update window, which opens " + next.Format("Mon 2006-01-02 15:04 MST")}
+	return &ota.Refusal{Causes: []ota.Cause{ota.CauseWindow}, Reason: "outside the update window, which opens " + next.Format("Mon 2006-01-02 15:04 MST")}
 }

@@ -102,7 +102,7 @@ func (g *Guard) decide(r Reading, err error, m *ota.Manifest, at ota.Moment, now
 		digest = m.Digest
 	}
 	if err != nil {
-		d.Verdict = &ota.Refusal{Code: ota.ErrBMSUnsafe, Reason: err.Error()}
+		d.Verdict = unread(err)
 	} else {
 		d.Kept = d.Thresholds.Keep != Keep{} && g.permission.holds(digest, at == ota.AtRestart, now)
 		j := judge(&r, d.Thresholds, d.Kept, m, now)
@@ -111,6 +111,26 @@ func (g *Guard) decide(r Reading, err error, m *ota.Manifest, at ota.Moment, now
 	}
 	g.permission = permission{given: d.Verdict == nil, digest: digest, at: now}
 	return d
+}
+
+// Would returns what Gate would say now before writing m, without what
+// [Thresholds.Keep] adds and with no effect on what Gate says later: for people and
+// programs that want to know. m may be nil.
+func (g *Guard) Would(ctx context.Context, m *ota.Manifest) error {
+	r, err := g.Read(ctx)
+	if err != nil {
+		return unread(err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	j := judge(&r, g.thresholds.clone(), false, m, time.Now())
+	g.history.judge(j)
+	return j.verdict()
+}
+
+// unread refuses because there are no readings.
+func unread(err error) *ota.Refusal {
+	return &ota.Refusal{Code: ota.ErrBMSUnsafe, Reason: err.Error(), Causes: []ota.Cause{ota.CauseStale}}
 }
 
 // Read reads the battery, as Gate does. What is read for display should be read

@@ -43,7 +43,7 @@ func judge(r *Reading, t Thresholds, kept bool, m *ota.Manifest, now time.Time) 
 	}
 	d.trust(r, used)
 	if r.Beat == nil && t.RequireBeat {
-		d.unsafe("%s has no heartbeat, so that nobody can tell whether it repeats old values", r.who())
+		d.no(ota.CauseStale, "%s has no heartbeat, so that nobody can tell whether it repeats old values", r.who())
 	}
 	for _, i := range r.instruments() {
 		if b := i.Beat; b != nil && (b.Within < 0 || b.Within > longestAge) {
@@ -67,15 +67,19 @@ type decision struct {
 	now     time.Time
 
 	reasons []string
+	causes  []ota.Cause
 	low     bool // so far nothing is wrong but the state of charge
 }
 
-func (d *decision) no(code ota.ErrorCode, format string, a ...any) {
+func (d *decision) no(cause ota.Cause, format string, a ...any) {
 	d.reasons = append(d.reasons, fmt.Sprintf(format, a...))
-	d.low = d.low && code == ota.ErrBatteryLow
+	d.low = d.low && cause == ota.CauseSoCLow
+	if !slices.Contains(d.causes, cause) {
+		d.causes = append(d.causes, cause)
+	}
 }
 
-func (d *decision) unsafe(format string, a ...any) { d.no(ota.ErrBMSUnsafe, format, a...) }
+func (d *decision) unsafe(format string, a ...any) { d.no(ota.CauseOther, format, a...) }
 
 func (d *decision) verdict() error {
 	if len(d.reasons) == 0 {
@@ -85,7 +89,7 @@ func (d *decision) verdict() error {
 	if d.low {
 		code = ota.ErrBatteryLow
 	}
-	return &ota.Refusal{Code: code, Reason: strings.Join(d.reasons, "; "), Signals: d.r.Tell()}
+	return &ota.Refusal{Code: code, Reason: strings.Join(d.reasons, "; "), Signals: d.r.Tell(), Causes: d.causes}
 }
 
 // needed are the quantities that a rule in force looks at.
@@ -111,11 +115,11 @@ func (d *decision) trust(r *Reading, used []Quantity) {
 		from = "the reading of " + r.Source
 	}
 	if !r.Valid {
-		d.unsafe("%s is marked as not valid", from)
+		d.no(ota.CauseStale, "%s is marked as not valid", from)
 	}
 	stale := r.At.IsZero()
 	if stale {
-		d.unsafe("%s has no time", from)
+		d.no(ota.CauseStale, "%s has no time", from)
 	} else {
 		stale = d.old(from, r.At, d.t.MaxAge, "")
 	}
@@ -142,9 +146,9 @@ func (d *decision) trust(r *Reading, used []Quantity) {
 func (d *decision) old(what string, at time.Time, limit time.Duration, whose string) bool {
 	switch age := elapsed(at, d.now); {
 	case age > limit:
-		d.unsafe("%s is %v old, want at most %v%s", what, span(age, limit), limit, whose)
+		d.no(ota.CauseStale, "%s is %v old, want at most %v%s", what, span(age, limit), limit, whose)
 	case age < -aheadAtMost:
-		d.unsafe("%s is from %v in the future; check the clocks", what, span(-age, aheadAtMost))
+		d.no(ota.CauseStale, "%s is from %v in the future; check the clocks", what, span(-age, aheadAtMost))
 	default:
 		return false
 	}
@@ -183,7 +187,7 @@ func (d *decision) values() {
 			d.unsafe("lowest cell voltage %s V is above the highest, %s V", exact(low), exact(high))
 		}
 		if limit := d.t.MaxCellDelta; limit > 0 && beyond(high-low, limit) {
-			d.unsafe("the cells are %s V apart, want at most %s V%s", number(high-low, limit, 3), exact(limit), d.kept(limit != d.before().MaxCellDelta))
+			d.no(ota.CauseCellDelta, "the cells are %s V apart, want at most %s V%s", number(high-low, limit, 3), exact(limit), d.kept(limit != d.before().MaxCellDelta))
 		}
 	}
 	if d.t.MaxUncounted > 0 && ok[Capacity] && !(capacity(r, &d.t) > 0) {
@@ -197,7 +201,7 @@ func (d *decision) plausible(u unit, v float64, needed bool) bool {
 	switch {
 	case math.IsNaN(v):
 		if needed {
-			d.unsafe("%s is not available", u.name)
+			d.no(ota.CauseStale, "%s is not available", u.name)
 		}
 	case !(v >= u.least && v <= u.most):
 		d.unsafe("%s %s %s is not plausible, want %s to %s", u.name, exact(v), u.unit, exact(u.least), exact(u.most))
@@ -210,37 +214,37 @@ func (d *decision) plausible(u unit, v float64, needed bool) bool {
 // within holds one value against its limits.
 func (d *decision) within(u unit, v float64) {
 	t, before := &d.t, d.before()
-	atLeast := func(code ota.ErrorCode, device, before float64, release *float64) {
+	atLeast := func(cause ota.Cause, device, before float64, release *float64) {
 		if limit, whose := d.atLeast(device, before, release); !(v >= limit) {
-			d.no(code, "%s %s %s, want at least %s %s%s", u.name, number(v, limit, u.decimals), u.unit, exact(limit), u.unit, whose)
+			d.no(cause, "%s %s %s, want at least %s %s%s", u.name, number(v, limit, u.decimals), u.unit, exact(limit), u.unit, whose)
 		}
 	}
-	atMost := func(device, before float64, release *float64) {
+	atMost := func(cause ota.Cause, device, before float64, release *float64) {
 		if limit, whose := d.atMost(device, before, release); !(v <= limit) {
-			d.unsafe("%s %s %s, want at most %s %s%s", u.name, number(v, limit, u.decimals), u.unit, exact(limit), u.unit, whose)
+			d.no(cause, "%s %s %s, want at most %s %s%s", u.name, number(v, limit, u.decimals), u.unit, exact(limit), u.unit, whose)
 		}
 	}
 	switch u.q {
 	case SoC:
-		atLeast(ota.ErrBatteryLow, t.MinSoC, before.MinSoC, d.limits.MinSoC)
+		atLeast(ota.CauseSoCLow, t.MinSoC, before.MinSoC, d.limits.MinSoC)
 		if t.MaxSoC > 0 {
-			atMost(t.MaxSoC, before.MaxSoC, nil)
+			atMost(ota.CauseSoCHigh, t.MaxSoC, before.MaxSoC, nil)
 		}
 	case TemperatureMin:
-		atLeast(ota.ErrBMSUnsafe, t.MinTemperature, before.MinTemperature, d.limits.MinTemperature)
+		atLeast(ota.CauseTemperatureLow, t.MinTemperature, before.MinTemperature, d.limits.MinTemperature)
 	case TemperatureMax:
-		atMost(t.MaxTemperature, before.MaxTemperature, d.limits.MaxTemperature)
+		atMost(ota.CauseTemperatureHigh, t.MaxTemperature, before.MaxTemperature, d.limits.MaxTemperature)
 	case Current:
 		if limit, whose := d.atMost(t.MaxCurrent, before.MaxCurrent, d.limits.MaxCurrent); !(math.Abs(v) <= limit) {
-			d.unsafe("current %s A, want at most %s A in either direction%s", number(v, limit, 1), exact(limit), whose)
+			d.no(ota.CauseCurrent, "current %s A, want at most %s A in either direction%s", number(v, limit, 1), exact(limit), whose)
 		}
 	case CellMin:
 		if t.MinCell > 0 {
-			atLeast(ota.ErrBMSUnsafe, t.MinCell, t.MinCell, nil)
+			atLeast(ota.CauseCellLow, t.MinCell, t.MinCell, nil)
 		}
 	case CellMax:
 		if t.MaxCell > 0 {
-			atMost(t.MaxCell, t.MaxCell, nil)
+			atMost(ota.CauseCellHigh, t.MaxCell, t.MaxCell, nil)
 		}
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/interlock-energy/ota"
 )
 
 // A history is what a [Guard] remembers of earlier readings, for the rules that one
@@ -86,14 +88,14 @@ func (h *history) judgeBeats(d *decision) {
 		due, p := r.Beat.due(&d.t), h.beats[pulseOf(i, r)]
 		switch {
 		case p == nil:
-			d.unsafe("the heartbeat of %s has not been seen to move yet", r.who())
+			d.no(ota.CauseStale, "the heartbeat of %s has not been seen to move yet", r.who())
 		case elapsed(p.since, d.now) > due:
-			d.unsafe("the heartbeat of %s has stood at %d for %v, want a change within %v: the values are frozen",
+			d.no(ota.CauseStale, "the heartbeat of %s has stood at %d for %v, want a change within %v: the values are frozen",
 				r.who(), p.count, span(elapsed(p.since, d.now), due), due)
 		case !p.moved && p.unasked > 0:
-			d.unsafe("the heartbeat of %s has not been seen to move yet, because nobody looked for %v", r.who(), span(p.unasked, due))
+			d.no(ota.CauseStale, "the heartbeat of %s has not been seen to move yet, because nobody looked for %v", r.who(), span(p.unasked, due))
 		case !p.moved:
-			d.unsafe("the heartbeat of %s has not been seen to move yet", r.who())
+			d.no(ota.CauseStale, "the heartbeat of %s has not been seen to move yet", r.who())
 		}
 	}
 }
@@ -151,9 +153,9 @@ func (h *history) judgeHeat(d *decision) {
 		}
 	}
 	if beyond(rate, limit) {
-		d.unsafe("highest temperature rises by %s K/min, want at most %s K/min", number(rate, limit, 1), exact(limit))
+		d.no(ota.CauseTemperatureHigh, "highest temperature rises by %s K/min, want at most %s K/min", number(rate, limit, 1), exact(limit))
 	} else if seen < rateOver {
-		d.unsafe("highest temperature has been watched for %v, want %v to tell how fast it rises", seen.Truncate(time.Second), rateOver)
+		d.no(ota.CauseTemperatureHigh, "highest temperature has been watched for %v, want %v to tell how fast it rises", seen.Truncate(time.Second), rateOver)
 	}
 }
 
@@ -207,7 +209,7 @@ func (c *charge) judge(d *decision) {
 	}
 	flowed := c.most - c.least
 	if share := flowed / capacity * 100; beyond(share, limit) {
-		d.unsafe("state of charge has stood at %s %% while %s Ah (%s %% of the capacity) flowed, want at most %s %%: it is stuck",
+		d.no(ota.CauseStale, "state of charge has stood at %s %% while %s Ah (%s %% of the capacity) flowed, want at most %s %%: it is stuck",
 			number(c.soc, math.NaN(), 1), number(flowed, math.NaN(), 1), number(share, limit, 1), exact(limit))
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"math"
 	"slices"
 	"strings"
+
+	"github.com/interlock-energy/ota"
 )
 
 // state checks what the system does, and who commands it. Every instrument that
@@ -12,17 +14,17 @@ import (
 func (d *decision) state() {
 	all := d.r.instruments()
 	if d.t.Standby {
-		demand(d, all, "mode", "off or standby", func(r *Reading) Mode { return r.Mode }, ModeOff, ModeStandby)
+		demand(d, all, ota.CauseMode, "mode", "off or standby", func(r *Reading) Mode { return r.Mode }, ModeOff, ModeStandby)
 	}
 	if want := d.t.Contactors; want != "" {
-		demand(d, all, "state of the contactors", string(want), func(r *Reading) Contactors { return r.Contactors }, want)
+		demand(d, all, ota.CauseContactors, "state of the contactors", string(want), func(r *Reading) Contactors { return r.Contactors }, want)
 	}
 	if d.t.RemoteControl {
-		demand(d, all, "control", "remote: somebody may work on site", func(r *Reading) Control { return r.Control }, ControlRemote)
+		demand(d, all, ota.CauseMode, "control", "remote: somebody may work on site", func(r *Reading) Control { return r.Control }, ControlRemote)
 	}
 }
 
-func demand[T ~string](d *decision, all []*Reading, what, wanted string, of func(*Reading) T, want ...T) {
+func demand[T ~string](d *decision, all []*Reading, cause ota.Cause, what, wanted string, of func(*Reading) T, want ...T) {
 	told := false
 	for _, r := range all {
 		got := of(r)
@@ -31,11 +33,11 @@ func demand[T ~string](d *decision, all []*Reading, what, wanted string, of func
 		}
 		told = true
 		if !slices.Contains(want, got) {
-			d.unsafe("%s%s is %s, want %s", what, r.of(), got, wanted)
+			d.no(cause, "%s%s is %s, want %s", what, r.of(), got, wanted)
 		}
 	}
 	if !told {
-		d.unsafe("%s%s is not known, want %s", what, d.r.of(), wanted)
+		d.no(cause, "%s%s is not known, want %s", what, d.r.of(), wanted)
 	}
 }
 
@@ -53,11 +55,11 @@ func (d *decision) alarms() {
 			raised, more = raised[:shownAlarms], fmt.Sprintf(" and %d more", n)
 		}
 		if len(raised) > 0 {
-			d.unsafe("%s raises alarms: %s%s", r.who(), strings.Join(raised, ", "), more)
+			d.no(ota.CauseAlarm, "%s raises alarms: %s%s", r.who(), strings.Join(raised, ", "), more)
 		}
 	}
 	if d.t.RequireAlarms && d.r.NoAlarms {
-		d.unsafe("%s cannot tell of alarms", d.r.who())
+		d.no(ota.CauseAlarm, "%s cannot tell of alarms", d.r.who())
 	}
 }
 
@@ -70,7 +72,7 @@ var compared = []Quantity{SoC, TemperatureMin, TemperatureMax, Current}
 func (d *decision) others() {
 	others := d.r.instruments()[1:]
 	if len(others) < d.t.MinOthers {
-		d.unsafe("%s has %d other instruments to compare with, want at least %d", d.r.who(), len(others), d.t.MinOthers)
+		d.no(ota.CauseDisagreement, "%s has %d other instruments to compare with, want at least %d", d.r.who(), len(others), d.t.MinOthers)
 	}
 	for _, o := range others {
 		its := &decision{r: o, t: d.t, now: d.now}
@@ -85,9 +87,9 @@ func (d *decision) others() {
 		}
 		switch {
 		case len(its.reasons) > 0:
-			d.unsafe("%s cannot be compared: %s", o.who(), strings.Join(its.reasons, ", "))
+			d.no(ota.CauseDisagreement, "%s cannot be compared: %s", o.who(), strings.Join(its.reasons, ", "))
 		case common == 0:
-			d.unsafe("%s cannot be compared: it tells nothing that is compared: state of charge, temperature or current", o.who())
+			d.no(ota.CauseDisagreement, "%s cannot be compared: it tells nothing that is compared: state of charge, temperature or current", o.who())
 		default:
 			d.agree(o)
 		}
@@ -115,12 +117,12 @@ func (d *decision) agree(o *Reading) {
 				if same < 0 {
 					by += ", whose sign is the other way round"
 				}
-				d.unsafe("%s: they disagree on the direction", by)
+				d.no(ota.CauseDisagreement, "%s: they disagree on the direction", by)
 				continue
 			}
 		}
 		if beyond(apart, limit) {
-			d.unsafe("%s: %s %s apart, want at most %s %s", by, number(apart, limit, u.decimals), u.difference(), exact(limit), u.difference())
+			d.no(ota.CauseDisagreement, "%s: %s %s apart, want at most %s %s", by, number(apart, limit, u.decimals), u.difference(), exact(limit), u.difference())
 		}
 	}
 }

@@ -208,6 +208,7 @@ type Error struct {
 	Text    string        `json:"error"`          // what was wrong
 	Hint    string        `json:"hint,omitempty"` // what to do
 	Signals []ota.Signal  `json:"signals,omitempty"`
+	Causes  []ota.Cause   `json:"causes,omitempty"`
 }
 
 func (e *Error) Error() string { return e.Text }
@@ -274,7 +275,7 @@ func NewError(err error) *Error {
 	}
 	e.Name = e.Code.Name()
 	if r, ok := errors.AsType[*ota.Refusal](err); ok {
-		e.Signals = r.Signals
+		e.Signals, e.Causes = r.Signals, r.Causes
 	}
 	return e
 }

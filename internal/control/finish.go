@@ -90,7 +90,7 @@ func (f *follow) see(n *ota.Snapshot) error {
 	case n.Update != nil && n.Update.Digest != f.update:
 		return NewError(fmt.Errorf("%s: %w: release %s has taken the place of the one that was asked for", f.cmd, ota.ErrNotNow, n.Update.Version))
 	case n.Code == ota.ErrBatteryLow || n.Code == ota.ErrBMSUnsafe:
-		return NewError(&ota.Refusal{Code: n.Code, Reason: n.Reason, Signals: n.Signals})
+		return NewError(&ota.Refusal{Code: n.Code, Reason: n.Reason, Signals: n.Signals, Causes: n.Causes})
 	case n.Code != ota.ErrNone:
 		return f.failure(n.Code, n.Reason)
 	}
