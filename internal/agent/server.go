@@ -236,7 +236,7 @@ func (a *Agent) checkin() api.CheckinRequest {
 func (a *Agent) head() api.Head {
 	d, s := &a.cfg.Device, a.Snapshot()
 	h := api.Head{Device: d.ID, Product: d.Product, Hardware: d.Hardware, Agent: a.cfg.Version, Version: s.Running, Slot: s.Slot,
-		Status: s.Status, State: s.State, Code: s.Code, Reason: s.Reason, Signals: s.Signals}
+		Status: s.Status, State: s.State, Code: s.Code, Reason: s.Reason, Signals: s.Signals, Causes: s.Causes}
 	if r := a.record.Load(); r != nil {
 		h.SecurityVersion = r.SecurityVersion
 		if r.Running.Version == s.Running && r.Running.Slot == s.Slot {
