@@ -103,3 +103,6 @@ func (a Address) validate() error {
 	}
 	return nil
 }
+
+// receives reports whether anything comes from there.
+func (a Address) receives() bool { return !a.functional || !a.sends }

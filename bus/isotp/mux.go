@@ -3,43 +3,175 @@ package isotp
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/interlock-energy/ota/bus/can"
 )
 
-// Mux reads a bus and distributes what it receives to channels.
-type Mux struct{ bus can.Bus }
+// Mux reads a bus once and distributes what it receives to channels: several peers, and
+// physical and functional addresses, share the bus. Frames for none of them are dropped.
+// What a channel sends is no input, neither to itself nor to another channel of the Mux,
+// unless the bus brings it back and the other one listens there.
+//
+// A link that is lost ends what is under way, and is asked again: at once, and then every
+// second. What the channels do next works if the link has come back, which depends on its
+// kind: an SLCAN adapter that was lost stays lost, and needs another Mux.
+type Mux struct {
+	bus  can.Bus
+	stop context.CancelFunc
+	all  sync.WaitGroup // goroutines
+
+	mu       sync.Mutex
+	by       map[identifier][]*Channel // that receive
+	channels []*Channel
+	ended    error // no channel can be opened any more
+	down     bool  // channels were told that the link is lost
+}
+
+// identifier is what frames are distributed by.
+type identifier struct {
+	id   uint32
+	long bool
+}
 
 // NewMux starts to read the bus, which belongs to the Mux from then on.
-func NewMux(bus can.Bus) *Mux { return &Mux{bus: bus} }
+func NewMux(bus can.Bus) *Mux {
+	ctx, stop := context.WithCancel(context.Background())
+	m := &Mux{bus: bus, stop: stop, by: make(map[identifier][]*Channel)}
+	m.all.Go(func() { m.read(ctx) })
+	return m
+}
 
-// Open makes a channel.
+// Open makes a channel. No two channels of a Mux receive the same.
 func (m *Mux) Open(a Address, c Config) (*Channel, error) {
+	channel, err := m.open(a, c)
+	if err != nil {
+		return nil, fmt.Errorf("open ISO-TP channel %v: %w", a, err)
+	}
+	return channel, nil
+}
+
+func (m *Mux) open(a Address, config Config) (*Channel, error) {
 	if err := a.validate(); err != nil {
 		return nil, err
 	}
-	return nil, errors.ErrUnsupported
+	s, err := config.settings()
+	if err != nil {
+		return nil, err
+	}
+	c := newChannel(m, a, s)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ended != nil {
+		return nil, m.ended
+	}
+	if a.receives() {
+		on := identifier{a.rx, a.long}
+		for _, other := range m.by[on] {
+			if b := other.address; a.bytes != b.bytes || a.rxByte == b.rxByte {
+				return nil, fmt.Errorf("channel %v receives the same: close it first", b)
+			}
+		}
+		m.by[on] = append(m.by[on], c)
+	}
+	m.channels = append(m.channels, c)
+	ctx, stop := context.WithCancel(context.Background())
+	c.stop = stop
+	m.all.Go(func() { c.answer(ctx) })
+	return c, nil
+}
+
+// remove forgets a channel.
+func (m *Mux) remove(c *Channel) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	is := func(other *Channel) bool { return other == c }
+	m.channels = slices.DeleteFunc(m.channels, is)
+	on := identifier{c.address.rx, c.address.long}
+	if m.by[on] = slices.DeleteFunc(m.by[on], is); len(m.by[on]) == 0 {
+		delete(m.by, on)
+	}
+}
+
+// again is how long a link that stays lost is left alone.
+const again = time.Second
+
+// read distributes until the bus is closed.
+func (m *Mux) read(ctx context.Context) {
+	timer := time.NewTimer(again)
+	defer timer.Stop()
+	for {
+		f, err := m.bus.Receive(ctx)
+		switch {
+		case err == nil:
+			m.distribute(&f)
+			continue
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, can.ErrClosed):
+			m.end(fmt.Errorf("read the bus: %w", err))
+			return
+		}
+		if !m.lost(fmt.Errorf("read the bus: %w", err)) {
+			continue
+		}
+		timer.Reset(again)
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+func (m *Mux) distribute(f *can.Frame) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.down {
+		m.down = false
+		for _, c := range m.channels {
+			c.found()
+		}
+	}
+	for _, c := range m.by[identifier{f.ID, f.Extended}] {
+		if !c.address.bytes || f.Len > 0 && f.Data[0] == c.address.rxByte {
+			c.frame(f)
+		}
+	}
+}
+
+// lost tells the channels, and whether they were told before and nothing came since.
+func (m *Mux) lost(err error) (before bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before, m.down = m.down, true
+	for _, c := range m.channels {
+		c.lost(err)
+	}
+	return before
+}
+
+// end ends all channels, for ever.
+func (m *Mux) end(err error) {
+	m.mu.Lock()
+	if m.ended == nil {
+		m.ended = err
+	}
+	channels := slices.Clone(m.channels)
+	m.mu.Unlock()
+	for _, c := range channels {
+		c.end(err)
+	}
 }
 
 // Close ends all channels and closes the bus.
-func (m *Mux) Close() error { return m.bus.Close() }
-
-// Channel is a [Conn] over a Mux.
-type Channel struct{}
-
-// Send implements [Conn].
-func (c *Channel) Send(ctx context.Context, pdu []byte) error { return errors.ErrUnsupported }
-
-// Receive implements [Conn].
-func (c *Channel) Receive(ctx context.Context) ([]byte, error) { return nil, errors.ErrUnsupported }
-
-// Receiving reports whether a PDU is coming in just now: its first frame is here and its
-// last is not. Whoever waits for an answer may wait longer then (ISO 14229-2, 7.2).
-func (c *Channel) Receiving() bool { return false }
-
-// Close implements [Conn].
-func (c *Channel) Close() error { return nil }
-
-// OpenKernel lets Linux do it, on the interface called ifname, such as "can0". Elsewhere,
-// and where the module can_isotp is missing, the error wraps [errors.ErrUnsupported].
-func OpenKernel(ifname string, a Address, c Config) (Conn, error) { return nil, errors.ErrUnsupported }
+func (m *Mux) Close() error {
+	m.end(can.ErrClosed)
+	m.stop()
+	err := m.bus.Close()
+	m.all.Wait()
+	return err
+}
