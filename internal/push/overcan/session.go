@@ -1,0 +1,126 @@
+package overcan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/bus/uds"
+	"github.com/interlock-energy/ota/internal/push"
+	"github.com/interlock-energy/ota/source/can/profile"
+)
+
+// program goes into the programming session and shows who asks, unless that is done.
+func (d *Device) program(ctx context.Context) error {
+	if d.inside {
+		return nil
+	}
+	for _, s := range []uds.Session{uds.Extended, uds.Programming} {
+		if err := d.enter(ctx, s); err != nil {
+			return occupied(err)
+		}
+	}
+	if err := d.unlock(ctx); err != nil {
+		return err
+	}
+	d.inside, d.announced = true, false
+	return nil
+}
+
+// mostSeeds is how many seeds are asked for in one attempt: the answer to a key may be
+// lost, and a seed is good for one key only.
+const mostSeeds = 4
+
+// unlock shows who asks, if the device wants to know.
+func (d *Device) unlock(ctx context.Context) error {
+	caps := d.identity.Caps
+	if caps&profile.CapOpen != 0 {
+		return nil
+	}
+	if d.cfg.Key == nil {
+		return push.Fail(ota.ErrAuthentication, "the device takes firmware only from testers whose keys it knows; give the private key of one")
+	}
+	prove := d.accessKey
+	switch {
+	case caps&profile.CapSecurityAccess != 0: // shorter than the other, and as strong: the same signature
+	case caps&profile.CapAuthentication != 0:
+		prove = d.authenticate
+	default:
+		return push.Fail(ota.ErrAuthentication, "the device takes firmware from nobody over CAN: no tester's key is configured there")
+	}
+	for try := 1; ; try++ {
+		err := prove(ctx)
+		switch {
+		case err == nil:
+			return nil
+		case code(err) == uds.InvalidKey || code(err) == uds.OwnershipVerificationFailed:
+			return push.Fail(ota.ErrAuthentication, "the device does not know this tester's key (%v)", code(err))
+		case code(err) == uds.ExceededNumberOfAttempts:
+			return push.Fail(ota.ErrAuthentication, "the device does not know this tester's key, and has seen too many of those; it listens again in 10 s (%v)", code(err))
+		case try == mostSeeds || !errors.Is(err, push.ErrLine) && code(err) != uds.RequestSequenceError:
+			return err
+		}
+	}
+}
+
+// accessKey answers a seed (27).
+func (d *Device) accessKey(ctx context.Context) error {
+	var seed []byte
+	err := d.ask(ctx, "ask for a seed", func(c *uds.Client) (err error) {
+		seed, err = c.RequestSeed(ctx, profile.SecurityLevel, nil)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if open := !nonZero(seed); open { // unlocked already: ISO 14229-1, 10.4
+		return nil
+	}
+	key, err := d.sign(seed)
+	if err != nil {
+		return err
+	}
+	return d.ask(ctx, "send the key", func(c *uds.Client) error { return c.SendKey(ctx, profile.SecurityLevel, key) })
+}
+
+// authenticate proves ownership of the key (29).
+func (d *Device) authenticate(ctx context.Context) error {
+	algorithm := uds.Algorithm(profile.Algorithm)
+	var challenge []byte
+	err := d.ask(ctx, "ask for a challenge", func(c *uds.Client) (err error) {
+		challenge, err = c.Challenge(ctx, algorithm)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	proof, err := d.sign(challenge)
+	if err != nil {
+		return err
+	}
+	return d.ask(ctx, "prove who asks", func(c *uds.Client) error {
+		return c.Prove(ctx, uds.AuthenticationRequest{Algorithm: algorithm, Proof: proof})
+	})
+}
+
+// sign signs a seed of the length that devices use: nothing else is signed with this key.
+func (d *Device) sign(seed []byte) ([]byte, error) {
+	if len(seed) != profile.SeedSize {
+		return nil, push.Fail(ota.ErrAuthentication, "the device wants %d bytes signed, and %d are usual: nothing was signed", len(seed), profile.SeedSize)
+	}
+	b, err := profile.SignSeed(d.cfg.Key, d.serial, seed)
+	if err != nil {
+		return nil, fmt.Errorf("answer the device's seed: %w", err)
+	}
+	return b, nil
+}
+
+func nonZero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return true
+		}
+	}
+	return false
+}
