@@ -108,7 +108,13 @@ func (b *CAN) Use(name string) Use {
 	if b.use[name] == nil {
 		return Use{}
 	}
-	return *b.use[name]
+	use := *b.use[name]
+	for _, n := range b.nodes {
+		if n.name == name && len(n.queue) > 0 {
+			use.Waited = max(use.Waited, time.Since(n.queue[0].at))
+		}
+	}
+	return use
 }
 
 // Share is the greatest part of the bus, 0 to 1, that the node had in any time of that

@@ -43,8 +43,8 @@ type Use struct {
 	Busy    time.Duration // how long what it sent took
 	Garbled int           // bytes that met those of another end; CAN: frames that were sent again
 	Lost    int           // what came and was not read in time: bytes, or frames
-	// Waited is the longest time from when a frame was handed over until it was through.
-	// CAN only.
+	// Waited is the longest time from when a frame was handed over until it was through, or
+	// until now if it still waits. CAN only.
 	Waited time.Duration
 	Missed int // frames of a Broadcast that were left out, because that before still waited
 }
