@@ -199,3 +199,9 @@ func (l Line) margin() time.Duration {
 	}
 	return 250 * time.Millisecond
 }
+
+// Validate says what is wrong with l, apart from what only opening it can tell.
+func (l Line) Validate() error {
+	_, err := l.withDefaults()
+	return err
+}
