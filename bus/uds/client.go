@@ -3,6 +3,8 @@ package uds
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
 	"time"
 )
 
@@ -20,7 +22,7 @@ type ClientConfig struct {
 	// KeepAlive is after how much silence the server is told that the client is there,
 	// while a session other than the default one is open; 0: 2 s; negative: never.
 	KeepAlive time.Duration
-	// Functional is where TesterPresent goes; nil: where all goes.
+	// Functional is where that goes; nil: where all goes.
 	Functional Conn
 	// Repeats is how often a request that got no answer is sent again, if that does no
 	// harm: see each call; 0: 2; negative: never.
@@ -29,6 +31,19 @@ type ClientConfig struct {
 	// BusyRepeatRequest; 0: 20; negative: never. BusyPause is the time between; 0: 250 ms.
 	Busy      int
 	BusyPause time.Duration
+}
+
+// filled returns the configuration with its defaults.
+func (c ClientConfig) filled() ClientConfig {
+	c.P2 = orElse(c.P2, 50*time.Millisecond)
+	c.P2Star = orElse(c.P2Star, 5*time.Second)
+	c.Margin = orElse(c.Margin, 500*time.Millisecond)
+	c.MaxPending = orElse(c.MaxPending, 10*time.Minute)
+	c.KeepAlive = orElse(c.KeepAlive, 2*time.Second)
+	c.Repeats = orElse(c.Repeats, 2)
+	c.Busy = orElse(c.Busy, 20)
+	c.BusyPause = orElse(c.BusyPause, 250*time.Millisecond)
+	return c
 }
 
 // Errors of a client, besides [NegativeAnswer] and those of its Conn.
@@ -43,102 +58,304 @@ var (
 type Client struct {
 	conn Conn
 	cfg  ClientConfig
+
+	cancel  context.CancelFunc
+	ctx     context.Context // ends with Close, or with conn
+	running sync.WaitGroup
+	answers chan []byte
+	turn    chan struct{} // a token: one request at a time
+	wake    chan struct{} // the session or the time of the last request changed
+
+	mu         sync.Mutex
+	session    Session
+	p2, p2Star time.Duration
+	asked      time.Time // when the server last heard of us
+	lost       error     // of conn
 }
 
 // NewClient returns a client that reads all that comes from conn, until Close.
-func NewClient(conn Conn, cfg ClientConfig) *Client { return &Client{conn: conn, cfg: cfg} }
+func NewClient(conn Conn, cfg ClientConfig) *Client {
+	c := &Client{conn: conn, cfg: cfg.filled(), session: Default,
+		answers: make(chan []byte, 16), turn: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
+	c.p2, c.p2Star = c.cfg.P2, c.cfg.P2Star
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.running.Go(c.read)
+	if c.cfg.KeepAlive > 0 {
+		c.running.Go(c.keepAlive)
+	}
+	return c
+}
 
-// Close stops the client and waits until nothing of it runs. It does not close conn.
-func (c *Client) Close() error { return nil }
+// Close stops the client and waits until nothing of it runs. It does not close conn, nor
+// does it leave the session: the server does that itself after its S3.
+func (c *Client) Close() error {
+	c.cancel()
+	c.running.Wait()
+	return nil
+}
 
-// Session is the session that the server is in, as far as the client knows.
-func (c *Client) Session() Session { return Default }
+// Session is the session that the server is in, as far as the client knows: a server
+// that has heard nothing for its S3 is back in the default session.
+func (c *Client) Session() Session {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.session
+}
+
+// read keeps the newest answers for whoever waits. What nobody waits for is dropped when
+// the next request begins.
+func (c *Client) read() {
+	err := receive(c.ctx, c.conn, func(pdu []byte) {
+		select {
+		case c.answers <- pdu:
+		default: // more than a server has a reason to say
+		}
+	})
+	if err != nil {
+		c.mu.Lock()
+		c.lost = err
+		c.mu.Unlock()
+		c.cancel()
+	}
+}
+
+// take waits for the turn to ask.
+func (c *Client) take(ctx context.Context) error {
+	select {
+	case c.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.ctx.Done():
+	}
+	if c.ctx.Err() != nil {
+		return c.closed()
+	}
+	return nil
+}
+
+func (c *Client) closed() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lost != nil {
+		return c.lost
+	}
+	return ErrClosed
+}
 
 // Request sends any request once and returns the positive answer. A negative one is a
 // [NegativeAnswer]. If the request wants no positive answer, it returns nil when none
 // came within P2.
 func (c *Client) Request(ctx context.Context, pdu []byte) ([]byte, error) {
-	return nil, errors.ErrUnsupported
+	return c.ask(ctx, pdu, 0)
 }
 
-// DiagnosticSession enters a session; it is repeated. From now on the server is kept in
-// it, and its times are used.
-func (c *Client) DiagnosticSession(ctx context.Context, s Session) (SessionAnswer, error) {
-	return SessionAnswer{}, errors.ErrUnsupported
+// ask sends a request, again if it had no answer, and again if the server was busy.
+func (c *Client) ask(ctx context.Context, pdu []byte, repeats int) ([]byte, error) {
+	if len(pdu) == 0 || !isRequest(pdu[0]) {
+		return nil, fmt.Errorf("%w: ask: % X is no request", ErrMessage, head(pdu))
+	}
+	service := Service(pdu[0])
+	busy := 0
+	for {
+		answer, err := c.once(ctx, pdu)
+		switch {
+		case err == nil:
+			return answer, nil
+		case errors.Is(err, ErrNoAnswer) && repeats > 0:
+			repeats--
+		case errors.Is(err, BusyRepeatRequest) && busy < c.cfg.Busy:
+			busy++
+			select {
+			case <-time.After(c.cfg.BusyPause):
+			case <-ctx.Done():
+				return nil, fmt.Errorf("ask for %v: %w", service, ctx.Err())
+			case <-c.ctx.Done():
+			}
+		default:
+			return nil, fmt.Errorf("ask for %v: %w", service, err)
+		}
+	}
 }
 
-// Reset asks for a reset.
-func (c *Client) Reset(ctx context.Context, r Reset) error { return errors.ErrUnsupported }
-
-// TesterPresent says that the client is there and wants an answer; it is repeated.
-func (c *Client) TesterPresent(ctx context.Context) error { return errors.ErrUnsupported }
-
-// ReadData reads one identifier; it is repeated.
-func (c *Client) ReadData(ctx context.Context, did DID) ([]byte, error) {
-	return nil, errors.ErrUnsupported
+// once sends a request and waits for what belongs to it.
+func (c *Client) once(ctx context.Context, pdu []byte) ([]byte, error) {
+	if err := c.take(ctx); err != nil {
+		return nil, err
+	}
+	defer func() { <-c.turn }()
+	defer c.heard()
+	for len(c.answers) > 0 {
+		<-c.answers // of earlier requests
+	}
+	if err := c.conn.Send(ctx, pdu); err != nil {
+		if ctx.Err() != nil || isClosed(err) {
+			return nil, err
+		}
+		// The server may have it all the same, if it was the last frame's turn.
+		return nil, fmt.Errorf("%w: send: %w", ErrNoAnswer, err)
+	}
+	return c.await(ctx, pdu)
 }
 
-// WriteData writes one identifier.
-func (c *Client) WriteData(ctx context.Context, did DID, data []byte) error {
-	return errors.ErrUnsupported
+// heard notes that the server knows that we are there.
+func (c *Client) heard() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked = time.Now()
 }
 
-// RequestSeed asks for the seed of an odd level; it is repeated. A seed of zeros says
-// that the level is unlocked.
-func (c *Client) RequestSeed(ctx context.Context, level byte, record []byte) ([]byte, error) {
-	return nil, errors.ErrUnsupported
+// await waits for the answer to pdu.
+func (c *Client) await(ctx context.Context, pdu []byte) ([]byte, error) {
+	c.mu.Lock()
+	p2, p2Star := c.p2, c.p2Star
+	c.mu.Unlock()
+	service := Service(pdu[0])
+	quiet := service.HasSubFunction() && len(pdu) > 1 && pdu[1]&suppress != 0
+	since, patience := time.Now(), p2+c.cfg.Margin
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	for {
+		select {
+		case answer := <-c.answers:
+			if !belongs(answer, pdu) {
+				continue
+			}
+			if answer[0] != negative {
+				return answer, nil
+			}
+			refusal, err := ParseNegativeAnswer(answer)
+			if err != nil {
+				return nil, fmt.Errorf("%w: %w", ErrAnswer, err)
+			}
+			if refusal.Code != ResponsePending {
+				return nil, &refusal
+			}
+			if time.Since(since) >= c.cfg.MaxPending {
+				return nil, fmt.Errorf("the server has asked for patience for %v, too long: %w", time.Since(since), &refusal)
+			}
+			quiet = false // now the server answers in any case
+			patience = p2Star + c.cfg.Margin
+			timer.Reset(patience)
+		case <-timer.C:
+			if receiving(c.conn) && time.Since(since) < c.cfg.MaxPending {
+				timer.Reset(p2)
+				continue
+			}
+			if quiet {
+				return nil, nil
+			}
+			return nil, fmt.Errorf("%w within %v", ErrNoAnswer, patience)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-c.ctx.Done():
+			return nil, c.closed()
+		}
+	}
 }
 
-// SendKey sends the key of the same odd level.
-func (c *Client) SendKey(ctx context.Context, level byte, key []byte) error {
-	return errors.ErrUnsupported
+// belongs reports whether an answer is one to pdu: what came late, for an earlier
+// request, differs in its service, sub-function, identifier or counter.
+func belongs(answer, pdu []byte) bool {
+	if len(answer) == 0 {
+		return false
+	}
+	if answer[0] == negative {
+		return len(answer) > 1 && answer[1] == pdu[0]
+	}
+	if answer[0] != pdu[0]+positive {
+		return false
+	}
+	for i := range echoed(pdu) {
+		if len(answer) <= i+1 || len(pdu) <= i+1 {
+			break // no answer as it should be: the Parse functions say what is wrong
+		}
+		want := pdu[i+1]
+		if i == 0 && Service(pdu[0]).HasSubFunction() {
+			want &^= suppress
+		}
+		if answer[i+1] != want {
+			return false
+		}
+	}
+	return true
 }
 
-// Challenge asks for what is to be signed; it is repeated.
-func (c *Client) Challenge(ctx context.Context, algorithm Algorithm) ([]byte, error) {
-	return nil, errors.ErrUnsupported
+// echoed is how many bytes behind the service come back in a positive answer.
+func echoed(pdu []byte) int {
+	s := Service(pdu[0])
+	switch s {
+	case ReadDataByIdentifier:
+		if len(pdu) > 3 {
+			return 0 // the first of several may be left out
+		}
+		return 2
+	case RoutineControl:
+		return 3
+	case WriteDataByIdentifier:
+		return 2
+	case TransferData, RequestFileTransfer:
+		return 1
+	}
+	if s.HasSubFunction() {
+		return 1
+	}
+	return 0
 }
 
-// Prove sends a proof of ownership for the challenge. Task is filled in.
-func (c *Client) Prove(ctx context.Context, proof AuthenticationRequest) error {
-	return errors.ErrUnsupported
+// keepAlive tells the server that the client is there, between requests.
+func (c *Client) keepAlive() {
+	timer := stopped()
+	defer timer.Stop()
+	for {
+		select {
+		case <-c.wake:
+			timer.Reset(c.cfg.KeepAlive)
+		case <-timer.C:
+			if next := c.present(); next > 0 {
+				timer.Reset(next)
+			}
+		case <-c.ctx.Done():
+			return
+		}
+	}
 }
 
-// Deauthenticate gives up the rights; it is repeated.
-func (c *Client) Deauthenticate(ctx context.Context) error { return errors.ErrUnsupported }
-
-// ControlCommunication switches the server's other traffic; it is repeated.
-func (c *Client) ControlCommunication(ctx context.Context, r CommunicationRequest) error {
-	return errors.ErrUnsupported
+// present sends TesterPresent if it is time, and returns when it will be; 0: not before
+// there is another session. While a request runs, the server's S3 does not.
+func (c *Client) present() time.Duration {
+	c.mu.Lock()
+	session, left := c.session, c.cfg.KeepAlive-time.Since(c.asked)
+	c.mu.Unlock()
+	if session == Default {
+		return 0
+	}
+	if left > 0 {
+		return left
+	}
+	select {
+	case c.turn <- struct{}{}:
+	default:
+		return c.cfg.KeepAlive
+	}
+	defer func() { <-c.turn }()
+	conn := c.cfg.Functional
+	if conn == nil {
+		conn = c.conn
+	}
+	// Nobody waits for an answer. If it does not get out, the next one may.
+	_ = conn.Send(c.ctx, PresentRequest{Suppress: true}.Append(nil))
+	c.heard()
+	return c.cfg.KeepAlive
 }
 
-// ControlDTC switches the recording of trouble codes; it is repeated.
-func (c *Client) ControlDTC(ctx context.Context, r DTCRequest) error { return errors.ErrUnsupported }
-
-// Routine starts or stops a routine, or asks for its results; only the last is repeated.
-func (c *Client) Routine(ctx context.Context, control Control, rid RID, options []byte) ([]byte, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// RequestDownload announces data. It returns how many bytes fit a block: MaxBlock of
-// the answer less 2.
-func (c *Client) RequestDownload(ctx context.Context, r DownloadRequest) (payload int, err error) {
-	return 0, errors.ErrUnsupported
-}
-
-// RequestFile announces a file, or asks for one.
-func (c *Client) RequestFile(ctx context.Context, r FileRequest) (FileAnswer, error) {
-	return FileAnswer{}, errors.ErrUnsupported
-}
-
-// TransferData sends a block; it is repeated, with the same counter, which the server
-// answers without taking it twice. After [RequestSequenceError] or
-// [WrongBlockSequenceCounter] the transfer is lost: it begins again with RequestDownload.
-func (c *Client) TransferData(ctx context.Context, counter byte, block []byte) ([]byte, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// TransferExit says that all was sent.
-func (c *Client) TransferExit(ctx context.Context, parameters []byte) ([]byte, error) {
-	return nil, errors.ErrUnsupported
+// entered notes the session that the server is in now; times of 0 were not told.
+func (c *Client) entered(a SessionAnswer) {
+	c.mu.Lock()
+	c.session = a.Session
+	c.p2, c.p2Star = orElse(a.P2, c.cfg.P2), orElse(a.P2Star, c.cfg.P2Star)
+	c.mu.Unlock()
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
 }

@@ -47,7 +47,7 @@ func ParseFileRequest(pdu []byte) (FileRequest, error) {
 	}
 	r := FileRequest{Mode: FileMode(b[0])}
 	if !r.Mode.known() {
-		return FileRequest{}, fmt.Errorf("%w: read %v: mode %02X, want 01 to 06", ErrMessage, RequestFileTransfer, b[0])
+		return FileRequest{}, outOfRange(fmt.Errorf("%w: read %v: mode %02X, want 01 to 06", ErrMessage, RequestFileTransfer, b[0]))
 	}
 	n := int(binary.BigEndian.Uint16(b[1:]))
 	if b = b[3:]; n == 0 || len(b) < n {
@@ -84,7 +84,7 @@ func (r *FileRequest) parseSizes(b []byte) (rest []byte, err error) {
 	r.Size, fits = parseUint(b[:n])
 	r.Compressed, fitsCompressed = parseUint(b[n : 2*n])
 	if !fits || !fitsCompressed {
-		return nil, fmt.Errorf("%w: read %v: sizes % X: want at most 64 bits each", ErrMessage, RequestFileTransfer, head(b))
+		return nil, outOfRange(fmt.Errorf("%w: read %v: sizes % X: want at most 64 bits each", ErrMessage, RequestFileTransfer, head(b)))
 	}
 	return b[2*n:], nil
 }

@@ -19,12 +19,12 @@ func (c Call) Unlocked() bool { return c.Level != 0 || c.Role != "" }
 // answered with [ServiceNotSupported]. The server has checked lengths, sequences and
 // [Server.Access].
 //
-// One method runs at a time, but for SessionEnded. While one takes long, the server
+// One method runs at a time, but for SessionEnded and Close. While one takes long, the server
 // asks the tester for patience; after [Server.MaxRun] the context ends and the tester is
 // told [GeneralReject]. What a method then still does is kept. An [NRC] as the error (or
 // wrapped in it) is what the tester is told; any other error becomes
 // [ConditionsNotCorrect], and [GeneralProgrammingFailure] from a [Transfer]. Methods must
-// not keep the slices that they are given.
+// return when their context ends, and not keep the slices that they are given.
 type (
 	// SessionController decides whether a session may be entered (10). It is not asked
 	// about the default session, nor, if the handler is no SessionController, about any:
@@ -33,7 +33,7 @@ type (
 	SessionController interface {
 		EnterSession(ctx context.Context, call Call, session Session) error
 	}
-	// SessionEnder is told when a session other than the default one has ended. Its
+	// SessionEnder is told when a tester is back in the default session from another. Its
 	// Transfer is closed already. Call is as it was in that session. It must return soon.
 	SessionEnder interface {
 		SessionEnded(call Call, why End)
@@ -108,7 +108,7 @@ type End string
 
 // Ends of sessions.
 const (
-	EndAsked   End = "asked"   // the tester asked for another session, or for this one again
+	EndAsked   End = "asked"   // the tester asked for the default session
 	EndTimeout End = "timeout" // the tester was silent for S3
 	EndReset   End = "reset"   // the tester asked for a reset
 	EndLine    End = "line"    // Serve ended, or the line did

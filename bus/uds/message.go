@@ -4,6 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"time"
+
+	"github.com/interlock-energy/ota/bus/can"
 )
 
 // Conn carries whole messages between one tester and one server. Package isotp has
@@ -17,8 +22,9 @@ type Conn interface {
 	// Send sends a message and returns once its last frame is on the bus. It does not
 	// keep pdu.
 	Send(ctx context.Context, pdu []byte) error
-	// Receive waits for the next message. A message that arrived in part only is no
-	// message. It returns an error if ctx ends, or if there will be no more messages.
+	// Receive waits for the next message. An error may tell of one that was lost, or of
+	// trouble with the line, and then Receive is called again; there will be no more
+	// after one that wraps [can.ErrClosed], [io.EOF], [io.ErrClosedPipe] or [fs.ErrClosed].
 	Receive(ctx context.Context) ([]byte, error)
 	Close() error
 }
@@ -27,6 +33,39 @@ type Conn interface {
 func receiving(c Conn) bool {
 	r, ok := c.(interface{ Receiving() bool })
 	return ok && r.Receiving()
+}
+
+// receive hands on what arrives until ctx or the connection ends: nil, or why the
+// connection did. What was lost on the way is not told: it shows in what the other side
+// does next.
+func receive(ctx context.Context, c Conn, take func(pdu []byte)) error {
+	failed := 0
+	for {
+		pdu, err := c.Receive(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			failed = 0
+			take(pdu)
+			continue
+		case isClosed(err):
+			return err
+		}
+		if failed++; failed == 1 {
+			continue
+		}
+		select { // a line that is down may say so without a pause
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func isClosed(err error) bool {
+	return errors.Is(err, can.ErrClosed) || errors.Is(err, io.EOF) ||
+		errors.Is(err, io.ErrClosedPipe) || errors.Is(err, fs.ErrClosed)
 }
 
 // ErrMessage is a message that is not what the standard says it should be.
@@ -139,6 +178,14 @@ func exactly(pdu []byte, first byte, length int) ([]byte, error) {
 	}
 	return b, err
 }
+
+// outOfRange marks a message whose length is right and whose content is not: a server
+// answers RequestOutOfRange instead of IncorrectMessageLength.
+func outOfRange(err error) error { return rangeError{err} }
+
+type rangeError struct{ error }
+
+func (e rangeError) Unwrap() []error { return []error{e.error, RequestOutOfRange} }
 
 // withSuppress joins a sub-function and the bit that suppresses the positive answer.
 func withSuppress(sub byte, quiet bool) byte {

@@ -58,20 +58,20 @@ type Task byte
 // Tasks that this package knows: those of challenge and response ("ACR") in one
 // direction.
 const (
-	Deauthenticate               Task = 0x00
-	RequestChallenge             Task = 0x05 // requestChallengeForAuthentication
-	VerifyProofOfOwnership       Task = 0x06 // verifyProofOfOwnershipUnidirectional
-	ReadConfiguration Task = 0x08 // authenticationConfiguration
+	Deauthenticate         Task = 0x00
+	RequestChallenge       Task = 0x05 // requestChallengeForAuthentication
+	VerifyProofOfOwnership Task = 0x06 // verifyProofOfOwnershipUnidirectional
+	ReadConfiguration      Task = 0x08 // authenticationConfiguration
 )
 
 // Results of Authentication (ISO 14229-1:2020, table B.5).
 const (
-	RequestAccepted          byte = 0x00
-	ConfigurationAPCE        byte = 0x02 // certificates
-	ConfigurationACR         byte = 0x03 // challenge and response, asymmetric
-	ConfigurationSymmetric   byte = 0x04 // challenge and response, symmetric
-	DeauthenticationDone     byte = 0x10
-	OwnershipVerified        byte = 0x12 // authentication complete
+	RequestAccepted        byte = 0x00
+	ConfigurationAPCE      byte = 0x02 // certificates
+	ConfigurationACR       byte = 0x03 // challenge and response, asymmetric
+	ConfigurationSymmetric byte = 0x04 // challenge and response, symmetric
+	DeauthenticationDone   byte = 0x10
+	OwnershipVerified      byte = 0x12 // authentication complete
 )
 
 const algorithmSize = 16 // bytes (ISO 14229-1:2020, 10.6)

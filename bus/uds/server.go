@@ -1,8 +1,6 @@
 package uds
 
 import (
-	"context"
-	"errors"
 	"sync"
 	"time"
 )
@@ -40,10 +38,102 @@ type Server struct {
 	// its escape. At least 8.
 	MaxBlock int
 
-	mu sync.Mutex
+	load  sync.Once
+	tries tries // touched by the running request alone
+
+	mu      sync.Mutex
+	running bool  // a request, of any tester
+	held    *held // nil: all testers are in the default session
 }
 
-// Access is what a tester needs for a service.
+// held is the one session that is not the default one. Only its tester changes what is
+// in it: in its loop while no request of it runs, and otherwise in that request.
+type held struct {
+	by        *line
+	session   Session
+	level     byte // unlocked; 0: none
+	role      string
+	seedLevel byte // of the seed that waits for its key; 0: none
+	seed      []byte
+	seedSize  int // of the level that is unlocked
+	challenge []byte
+	algorithm Algorithm
+	transfer  *transfer
+	exited    []byte // the answer to RequestTransferExit, if that was the last request
+}
+
+func orElse[T comparable](v, otherwise T) T {
+	var zero T
+	if v == zero {
+		return otherwise
+	}
+	return v
+}
+
+func (s *Server) p2() time.Duration        { return orElse(s.P2, 50*time.Millisecond) }
+func (s *Server) p2Star() time.Duration    { return orElse(s.P2Star, 5*time.Second) }
+func (s *Server) s3() time.Duration        { return orElse(s.S3, 5*time.Second) }
+func (s *Server) maxBlock() int            { return max(orElse(s.MaxBlock, 4095), 8) }
+func (s *Server) maxRun() time.Duration    { return orElse(s.MaxRun, 5*time.Minute) }
+func (s *Server) pendingAt() time.Duration { return s.p2() / 2 }
+
+// acquire takes the right to run a request, of which there is one.
+func (s *Server) acquire() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running {
+		return false
+	}
+	s.running = true
+	return true
+}
+
+func (s *Server) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running = false
+}
+
+// holding returns the session that l holds, nil if that is the default one.
+func (s *Server) holding(l *line) *held {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held != nil && s.held.by == l {
+		return s.held
+	}
+	return nil
+}
+
+// hold begins a session for l. false: another tester holds one.
+func (s *Server) hold(l *line, h *held) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held != nil && s.held.by != l {
+		return false
+	}
+	s.held = h
+	return true
+}
+
+// leave ends the session that l holds, if any. The others find it taken until the
+// handler was told, so that nothing of the new session comes before the end of the old.
+func (s *Server) leave(l *line, why End) {
+	h := s.holding(l)
+	if h == nil {
+		return
+	}
+	h.closeTransfer()
+	if e, ok := s.Handler.(SessionEnder); ok {
+		e.SessionEnded(l.call(h), why)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held = nil
+}
+
+// Access is what a tester needs for a service. SecurityAccess, Authentication and all
+// that belongs to transfers need another session than the default one in any case, since
+// that is what ends them.
 type Access struct {
 	Sessions []Session // one of these; empty: any
 	Unlocked bool      // SecurityAccess or Authentication
@@ -84,14 +174,4 @@ type Tester struct {
 	// Functional is where its requests to all servers come in; nil: nowhere. They are
 	// answered on Conn.
 	Functional Conn
-}
-
-// Serve answers a tester until ctx ends or its line does, and returns after the last
-// handler did: nil if ctx ended. It may be called for several testers at once. There is
-// one session, as the standard wants it: while a tester holds another than the default
-// one, the rest find the default session, and are told [ConditionsNotCorrect] if they ask
-// for another. Whatever tester asks while a request of another is worked on is told
-// [BusyRepeatRequest]. Serve does not close t's connections.
-func (s *Server) Serve(ctx context.Context, t Tester) error {
-	return errors.ErrUnsupported
 }

@@ -1,8 +1,6 @@
 package uds
 
-import (
-	"fmt"
-)
+import "fmt"
 
 // DownloadRequest (34) announces data for the server's memory.
 type DownloadRequest struct {
@@ -23,16 +21,20 @@ func ParseDownloadRequest(pdu []byte) (DownloadRequest, error) {
 	}
 	r := DownloadRequest{Format: b[0], AddressBytes: int(b[1] & 0x0F), SizeBytes: int(b[1] >> 4)}
 	b = b[2:]
-	if r.AddressBytes == 0 || r.SizeBytes == 0 || len(b) != r.AddressBytes+r.SizeBytes {
-		return DownloadRequest{}, fmt.Errorf("%w: read %v: %d bytes of address and size, want %d and %d, none of them 0",
+	if r.AddressBytes == 0 || r.SizeBytes == 0 {
+		return DownloadRequest{}, outOfRange(fmt.Errorf("%w: read %v: an address of %d bytes, a size of %d; want at least 1 each",
+			ErrMessage, RequestDownload, r.AddressBytes, r.SizeBytes))
+	}
+	if len(b) != r.AddressBytes+r.SizeBytes {
+		return DownloadRequest{}, fmt.Errorf("%w: read %v: %d bytes of address and size, want %d and %d",
 			ErrMessage, RequestDownload, len(b), r.AddressBytes, r.SizeBytes)
 	}
 	var fitsAddress, fitsSize bool
 	r.Address, fitsAddress = parseUint(b[:r.AddressBytes])
 	r.Size, fitsSize = parseUint(b[r.AddressBytes:])
 	if !fitsAddress || !fitsSize {
-		return DownloadRequest{}, fmt.Errorf("%w: read %v: address % X, size % X: want at most 64 bits",
-			ErrMessage, RequestDownload, b[:r.AddressBytes], b[r.AddressBytes:])
+		return DownloadRequest{}, outOfRange(fmt.Errorf("%w: read %v: address % X, size % X: want at most 64 bits",
+			ErrMessage, RequestDownload, b[:r.AddressBytes], b[r.AddressBytes:]))
 	}
 	return r, nil
 }
