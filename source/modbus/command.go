@@ -1,0 +1,245 @@
+package modbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"time"
+
+	"github.com/interlock-energy/ota"
+	bus "github.com/interlock-energy/ota/bus/modbus"
+	"github.com/interlock-energy/ota/internal/inbox"
+	"github.com/interlock-energy/ota/source/modbus/profile"
+)
+
+// taskTimeout bounds PRECHECK and ROLLBACK.
+const taskTimeout = 30 * time.Second
+
+// command takes a command block that p, who may write, has written.
+func (s *Source) command(p peer, registers []uint16) error {
+	s.commands.Lock()
+	defer s.commands.Unlock()
+	c, err := profile.DecodeCommand(registers)
+	if err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.deny(p, c.Seq, profile.BadParameter)
+		return fmt.Errorf("%w: %w", bus.IllegalValue, err)
+	}
+	st := s.cfg.Inbox.State()
+	s.mu.Lock()
+	now := s.current(st)
+	if s.last.command == c && s.last.peer == p {
+		defer s.mu.Unlock()
+		s.forgive(p)
+		return s.last.err
+	}
+	if now != nil && now.peer != p {
+		defer s.mu.Unlock()
+		s.retry = s.idleLeft(st)
+		s.deny(p, c.Seq, profile.Busy)
+		return bus.DeviceBusy
+	}
+	if now != nil {
+		now.last = s.cfg.Now()
+	}
+	s.mu.Unlock()
+
+	result, err := s.do(p, c, now, st)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forgive(p)
+	s.last = answer{p, c, result, err}
+	s.cfg.Log.Info("command", "master", p.String(), "command", c.Code.String(), "number", c.Seq, "result", result.String())
+	return err
+}
+
+// do carries out a command. What belongs to it is checked: now, unless it is nil, is
+// the session of p.
+func (s *Source) do(p peer, c profile.Command, now *session, st inbox.State) (profile.Result, error) {
+	switch c.Code {
+	case profile.Open, profile.Resume:
+		return s.begins(p, c, st)
+	case profile.Confirm:
+		return profile.OK, nil // a hint; the log has it
+	case profile.Precheck:
+		return s.ask(s.cfg.Precheck)
+	case profile.Rollback:
+		return s.ask(s.cfg.Rollback)
+	case profile.CloseAll, profile.Install, profile.Abort, profile.VerifyFile:
+		if now == nil || now.id != c.Session {
+			return profile.NoSession, bus.IllegalValue
+		}
+	default:
+		return profile.BadParameter, bus.IllegalValue
+	}
+	switch c.Code {
+	case profile.VerifyFile:
+		return s.verifyFile(c, st)
+	case profile.Install:
+		return s.install(c, now, st)
+	}
+	s.transfer.Lock()
+	defer s.transfer.Unlock()
+	if c.Code == profile.CloseAll {
+		return resultOf(s.cfg.Inbox.Finish())
+	}
+	if err := s.cfg.Inbox.Drop(); err != nil {
+		return resultOf(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.session, s.task, s.aborted = nil, nil, true
+	return profile.OK, nil
+}
+
+// begins carries out OPEN and RESUME.
+func (s *Source) begins(p peer, c profile.Command, st inbox.State) (profile.Result, error) {
+	o := inbox.Offer{Size: int64(c.Size), SHA256: c.SHA256, Bare: c.Format == profile.FormatBare}
+	switch {
+	case c.Session != 0, c.Component != profile.TypeBundle, c.Index != 0, c.Flags&^profile.FlagDryRun != 0,
+		c.Format != profile.FormatBundle && c.Format != profile.FormatBare,
+		o.Bare && !s.takes(bus.WriteFile), o.Size == 0, o.SHA256 == ota.Hash{}:
+		return profile.BadParameter, bus.IllegalValue
+	case o.Size > s.cfg.MaxSize:
+		return profile.NoSpace, bus.IllegalValue
+	}
+	dry := c.Flags&profile.FlagDryRun != 0
+	if c.Code == profile.Resume {
+		if st.Phase == inbox.Empty || st.Offer != o {
+			return profile.NoSession, bus.IllegalValue
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.begin(p, o, dry, true)
+		return profile.OK, nil
+	}
+	s.mu.Lock()
+	wait := s.opens.take(s.cfg.Now())
+	s.retry = wait
+	s.mu.Unlock()
+	if wait > 0 {
+		return profile.Busy, bus.DeviceBusy
+	}
+	s.transfer.Lock()
+	defer s.transfer.Unlock()
+	resumed, err := s.cfg.Inbox.Begin(o)
+	if err != nil {
+		return resultOf(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begin(p, o, dry, resumed)
+	s.task = nil
+	return profile.OK, nil
+}
+
+// install asks for the installation; the gate decides when.
+func (s *Source) install(c profile.Command, now *session, st inbox.State) (profile.Result, error) {
+	if now.dry || c.Flags&profile.FlagDryRun != 0 {
+		if st.Phase != inbox.Verified {
+			return profile.BadParameter, bus.IllegalValue
+		}
+		if s.cfg.Precheck == nil {
+			return profile.OK, nil
+		}
+		return s.ask(s.cfg.Precheck)
+	}
+	if err := s.cfg.Inbox.Request(); err != nil {
+		return resultOf(err)
+	}
+	s.mu.Lock()
+	s.task = nil // from now on the status says what the update does
+	s.mu.Unlock()
+	if s.cfg.Installing != nil {
+		s.cfg.Installing()
+	}
+	return profile.OK, nil
+}
+
+// verifyFile compares what was received of one file with its CRC-32.
+func (s *Source) verifyFile(c profile.Command, st inbox.State) (profile.Result, error) {
+	from, ok := int64(0), false
+	if c.Arg <= profile.LastFile {
+		from, ok = profile.Offset(uint16(c.Arg), 0)
+	}
+	if !ok || from >= st.Offer.Size {
+		return profile.BadParameter, bus.IllegalValue
+	}
+	size := min(profile.FileSize, st.Offer.Size-from)
+	if !s.cfg.Inbox.Has(from, size) {
+		return profile.BadHash, bus.IllegalValue
+	}
+	b := make([]byte, size)
+	if n, err := s.cfg.Inbox.ReadAt(b, from); int64(n) < size {
+		return resultOf(fmt.Errorf("read what was received: %w: %w", ota.ErrFlashWrite, err))
+	}
+	if crc32.ChecksumIEEE(b) != c.Arg2 {
+		return profile.BadHash, bus.IllegalValue
+	}
+	return profile.OK, nil
+}
+
+// task is a question that is answered in the background.
+type task struct {
+	running bool
+	err     error // once it is not
+}
+
+// ask begins a task; nil is one that this device does not offer.
+func (s *Source) ask(question func(context.Context) error) (profile.Result, error) {
+	if question == nil {
+		return profile.NotAllowed, bus.IllegalFunction
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.task != nil && s.task.running {
+		s.retry = time.Second
+		return profile.Busy, bus.DeviceBusy
+	}
+	if s.run == nil || s.run.Err() != nil {
+		return profile.Internal, bus.DeviceFailure // it does not serve
+	}
+	t := &task{running: true}
+	s.task = t
+	ctx, cancel := context.WithTimeout(s.run, taskTimeout)
+	s.work.Go(func() {
+		defer cancel()
+		err := question(ctx)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		t.running, t.err = false, err
+	})
+	return profile.OK, nil
+}
+
+// resultOf says what an error of the inbox is on the bus.
+func resultOf(err error) (profile.Result, error) {
+	for _, r := range []struct {
+		is     error
+		result profile.Result
+		tell   bus.Exception
+	}{
+		{inbox.ErrBusy, profile.Busy, bus.DeviceBusy},
+		{inbox.ErrEarly, profile.Busy, bus.DeviceBusy},
+		{inbox.ErrNone, profile.NoSession, bus.IllegalValue},
+		{inbox.ErrRange, profile.BadParameter, bus.IllegalValue},
+		{inbox.ErrConflict, profile.BadHash, bus.IllegalValue},
+		{inbox.ErrMissing, profile.BadParameter, bus.IllegalValue},
+		{inbox.ErrPhase, profile.BadParameter, bus.IllegalValue},
+		{ota.ErrInsufficientSpace, profile.NoSpace, bus.DeviceFailure},
+		{ota.ErrFlashWrite, profile.Storage, bus.DeviceFailure},
+		{ota.ErrValidation, profile.BadSignature, bus.IllegalValue},
+		{ota.ErrIncompatible, profile.Incompatible, bus.IllegalValue},
+		{ota.ErrNoUpdate, profile.Incompatible, bus.IllegalValue},
+	} {
+		if errors.Is(err, r.is) {
+			return r.result, fmt.Errorf("%w: %w", r.tell, err)
+		}
+	}
+	if err == nil {
+		return profile.OK, nil
+	}
+	return profile.Internal, fmt.Errorf("%w: %w", bus.DeviceFailure, err)
+}
