@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/bus/can"
 	"github.com/interlock-energy/ota/bus/uds"
 	"github.com/interlock-energy/ota/internal/push"
 	"github.com/interlock-energy/ota/source/can/profile"
@@ -58,6 +59,7 @@ type Device struct {
 	inside    bool // in the programming session, unlocked
 	announced bool // and it knows which file comes
 	block     int  // bytes of the file in a block; 0: as many as fit
+	silent    int  // requests in a row without an answer
 	streak    int  // blocks that went through without trouble since block changed
 }
 
@@ -110,7 +112,7 @@ func (d *Device) hangUp() {
 	}
 	d.conn.Close() // first: it ends what the client waits for
 	d.client.Close()
-	d.client, d.conn = nil, nil
+	d.client, d.conn, d.silent = nil, nil, 0
 	d.outside()
 }
 
@@ -126,20 +128,34 @@ func (d *Device) ask(ctx context.Context, what string, do func(*uds.Client) erro
 	}
 	switch {
 	case err == nil:
+		d.silent = 0
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
 	}
-	if _, ok := errors.AsType[*uds.NegativeAnswer](err); ok {
+	if code(err) != 0 {
+		d.silent = 0
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	if !errors.Is(err, uds.ErrNoAnswer) && !errors.Is(err, uds.ErrAnswer) {
+	if d.silent++; d.broken(err) {
 		d.hangUp()
 	}
 	if errors.Is(err, push.ErrLine) {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return fmt.Errorf("%s: %w: %w", what, push.ErrLine, err)
+}
+
+// mostSilent is after how many requests without an answer the bus is opened anew: an
+// adapter may hang.
+const mostSilent = 3
+
+// broken says that err is more than a frame that was lost.
+func (d *Device) broken(err error) bool {
+	if errors.Is(err, can.ErrDown) || errors.Is(err, can.ErrBusOff) || errors.Is(err, can.ErrClosed) {
+		return true
+	}
+	return d.silent >= mostSilent || !errors.Is(err, uds.ErrNoAnswer) && !errors.Is(err, uds.ErrAnswer)
 }
 
 // read reads one identifier.
