@@ -21,6 +21,7 @@ const (
 	defaultTimer  = time.Second
 	defaultWait   = 500 * time.Millisecond
 	defaultNCs    = 900 * time.Millisecond
+	defaultFrame  = 270 * time.Microsecond // 135 bits with all stuff bits (ISO 11898-1, 10.5), at 500 kbit/s
 	defaultWFTmax = 16
 	defaultPad    = 0xCC
 )
@@ -43,6 +44,7 @@ func (c Config) settings() (settings, error) {
 	fill(&c.NCr, defaultTimer)
 	fill(&c.NCs, defaultNCs)
 	fill(&c.Wait, defaultWait)
+	fill(&c.FrameTime, defaultFrame)
 	if c.MaxPDU == 0 {
 		c.MaxPDU = defaultMaxPDU
 	}
@@ -67,7 +69,7 @@ func (c Config) settings() (settings, error) {
 	for _, timer := range []struct {
 		name string
 		d    time.Duration
-	}{{"NAs", c.NAs}, {"NAr", c.NAr}, {"NBs", c.NBs}, {"NCr", c.NCr}, {"NCs", c.NCs}, {"Wait", c.Wait}} {
+	}{{"NAs", c.NAs}, {"NAr", c.NAr}, {"NBs", c.NBs}, {"NCr", c.NCr}, {"NCs", c.NCs}, {"Wait", c.Wait}, {"FrameTime", c.FrameTime}} {
 		if timer.d < 0 {
 			return refuse("%s is %v, want more than 0", timer.name, timer.d)
 		}

@@ -71,6 +71,11 @@ type Config struct {
 	Padding  *byte // fills the frames that are sent to eight bytes; nil: 0xCC
 	Unpadded bool  // does not fill them. What is received may be filled or not
 
+	// FrameTime is how long a frame is on the bus. It is added to the pauses that the peer
+	// asks for, which begin when a frame has been sent; a link says only that it has taken it.
+	// 0: 270 us, which is the longest at 500 kbit/s.
+	FrameTime time.Duration
+
 	// FramesPerSecond is the pace of what Send sends, at most; 0: what the peer and the
 	// bus allow.
 	FramesPerSecond int

@@ -93,6 +93,9 @@ func (t *transfer) run(pdu []byte) error {
 			return fmt.Errorf("after %d bytes: %w", n, err)
 		}
 		pause := decodeSTmin(fc.stmin)
+		if pause > 0 {
+			pause += t.rx.FrameTime
+		}
 		for sent := 1; n < len(pdu); sent++ {
 			f, more := t.format.consecutive(sn, pdu[n:])
 			n, sn = n+more, (sn+1)&0x0F
