@@ -23,7 +23,8 @@ type Faults struct {
 	// From and Only leave out passes.
 	Exactly func(Record) Verdict
 
-	// Hold is how long a swapped frame waits for the next one. 0: 50 ms.
+	// Hold is how long a swapped frame waits for the next one; 0: 50 ms. In a Relay it is
+	// also when the second of a doubled one comes; 0: at once.
 	Hold time.Duration
 }
 

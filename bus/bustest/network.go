@@ -3,7 +3,6 @@ package bustest
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"sync"
 	"time"
@@ -59,76 +58,102 @@ func (n *Network) Close() error {
 func (n *Network) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 502} }
 
 // Distance makes a connection between two ends on which everything takes delay, the end of
-// it too.
+// it too. Once both are closed, nothing is under way any more.
 func Distance(delay time.Duration) (a, b net.Conn) {
 	a, c := net.Pipe()
 	d, b := net.Pipe()
-	go travel(d, c, delay)
-	go travel(c, d, delay)
+	w := &ways{open: 2, over: make(chan struct{})}
+	for _, w := range []*way{{ways: w, from: c, to: d}, {ways: w, from: d, to: c}} {
+		w.delay, w.more = delay, signal()
+		go w.take()
+		go w.bring()
+	}
 	return a, b
+}
+
+// ways are the two directions of a connection.
+type ways struct {
+	mu   sync.Mutex
+	open int
+	over chan struct{} // neither is open
+}
+
+func (w *ways) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.open--; w.open == 0 {
+		close(w.over)
+	}
+}
+
+// way is one of them.
+type way struct {
+	*ways
+	from, to net.Conn
+	delay    time.Duration
+	more     chan struct{}
+
+	mu      sync.Mutex
+	parcels []parcel
 }
 
 type parcel struct {
 	due   time.Time
-	bytes []byte
+	bytes []byte // nil: the end
 }
 
-// travel takes what comes from one end to the other, which takes it when it wants.
-func travel(to, from net.Conn, delay time.Duration) {
-	var mu sync.Mutex
-	var way []parcel
-	more, gone := signal(), make(chan struct{})
-	go func() {
-		defer to.Close()
-		for {
-			mu.Lock()
-			var next parcel
-			if len(way) > 0 {
-				next, way = way[0], way[1:]
-			}
-			mu.Unlock()
-			if next.due.IsZero() {
-				select {
-				case <-more:
-				case <-gone:
-					return
-				}
-				continue
-			}
-			if left := time.Until(next.due); left > 0 {
-				timer := time.NewTimer(left)
-				select {
-				case <-timer.C:
-				case <-gone:
-					timer.Stop()
-					return
-				}
-			}
-			if next.bytes == nil {
-				return
-			}
-			if _, err := to.Write(next.bytes); err != nil {
-				from.Close()
-				return
-			}
-		}
-	}()
+// take takes what is written at the one end, however much.
+func (w *way) take() {
+	defer w.end()
 	for {
 		b := make([]byte, 4096)
-		n, err := from.Read(b)
-		mu.Lock()
+		n, err := w.from.Read(b)
+		due := time.Now().Add(w.delay)
+		w.mu.Lock()
 		if n > 0 {
-			way = append(way, parcel{time.Now().Add(delay), b[:n]})
+			w.parcels = append(w.parcels, parcel{due, b[:n]})
 		}
 		if err != nil {
-			way = append(way, parcel{due: time.Now().Add(delay)})
+			w.parcels = append(w.parcels, parcel{due: due})
 		}
-		mu.Unlock()
-		wake(more)
+		w.mu.Unlock()
+		wake(w.more)
 		if err != nil {
-			if !errors.Is(err, io.EOF) {
-				close(gone) // the other direction closed it
+			return
+		}
+	}
+}
+
+// bring brings it to the other, in its time.
+func (w *way) bring() {
+	defer w.to.Close()
+	for {
+		w.mu.Lock()
+		var next parcel
+		if len(w.parcels) > 0 {
+			next, w.parcels = w.parcels[0], w.parcels[1:]
+		}
+		w.mu.Unlock()
+		if next.due.IsZero() {
+			select {
+			case <-w.more:
+			case <-w.over:
+				return
 			}
+			continue
+		}
+		timer := time.NewTimer(time.Until(next.due))
+		select {
+		case <-timer.C:
+		case <-w.over:
+			timer.Stop()
+			return
+		}
+		if next.bytes == nil {
+			return
+		}
+		if _, err := w.to.Write(next.bytes); err != nil {
+			w.from.Close()
 			return
 		}
 	}

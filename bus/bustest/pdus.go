@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -70,12 +71,25 @@ type Conn interface {
 
 // Watch records what goes over c: what is sent as from name, what is received as from
 // peer. A PDU that could not be sent is recorded as lost.
-func Watch(c Conn, name, peer string, t *Tap) Conn { return &watched{c, name, peer, t} }
+func Watch(c Conn, name, peer string, t *Tap) Conn {
+	return &watched{Conn: c, name: name, peer: peer, tap: t, n: map[string]int{}}
+}
 
 type watched struct {
 	Conn
 	name, peer string
 	tap        *Tap
+
+	mu sync.Mutex
+	n  map[string]int
+}
+
+func (w *watched) add(r Record) {
+	w.mu.Lock()
+	r.N = w.n[r.From]
+	w.n[r.From]++
+	w.mu.Unlock()
+	w.tap.add(r)
 }
 
 func (w *watched) Send(ctx context.Context, pdu []byte) error {
@@ -85,14 +99,14 @@ func (w *watched) Send(ctx context.Context, pdu []byte) error {
 	if err != nil {
 		r.Verdict = Lose
 	}
-	w.tap.add(r)
+	w.add(r)
 	return err
 }
 
 func (w *watched) Receive(ctx context.Context) ([]byte, error) {
 	pdu, err := w.Conn.Receive(ctx)
 	if err == nil {
-		w.tap.add(Record{From: w.peer, Data: pdu, Queued: time.Now(), At: time.Now()})
+		w.add(Record{From: w.peer, Data: pdu, Queued: time.Now(), At: time.Now()})
 	}
 	return pdu, err
 }

@@ -26,7 +26,7 @@ type Record struct {
 
 func (r Record) String() string {
 	what := fmt.Sprintf("% X", r.Data)
-	if r.Data == nil {
+	if r.Frame != (can.Frame{}) {
 		what = r.Frame.String()
 	}
 	return fmt.Sprintf("%s #%d %s %s", r.From, r.N, r.Verdict, what)

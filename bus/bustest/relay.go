@@ -2,6 +2,7 @@ package bustest
 
 import (
 	"io"
+	"slices"
 	"sync"
 	"time"
 )
@@ -65,8 +66,9 @@ type passage struct {
 	bytes  chan []byte
 	stop   func()
 
-	n    int
-	held []byte // comes after the next
+	n     int
+	held  []byte // comes late,
+	twice bool   // for a second time
 }
 
 func (p *passage) read() {
@@ -112,7 +114,7 @@ func (p *passage) pass() {
 			buf = nil
 		case <-late.C:
 			if held := p.held; held != nil {
-				p.held = nil
+				p.held, p.twice = nil, false
 				if !p.write(held) {
 					return
 				}
@@ -135,13 +137,21 @@ func (p *passage) one(frame []byte, late *time.Timer) bool {
 	case Garble:
 		return p.write(p.Faults.garble(r))
 	case Double:
-		return p.write(frame) && p.write(frame)
+		if p.Faults.Hold <= 0 || p.held != nil {
+			return p.write(frame) && p.write(frame)
+		}
+		p.held, p.twice = slices.Clone(frame), true
+		late.Reset(p.Faults.Hold)
+		return p.write(frame)
 	case Swap:
 		if p.held == nil {
-			p.held = append([]byte{}, frame...)
+			p.held, p.twice = slices.Clone(frame), false
 			late.Reset(p.Faults.hold())
 			return true
 		}
+	}
+	if p.twice {
+		return p.write(frame)
 	}
 	held := p.held
 	p.held = nil
