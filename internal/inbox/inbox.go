@@ -21,13 +21,15 @@
 package inbox
 
 import (
-	"context"
 	"errors"
-	"io"
+	"fmt"
 	"log/slog"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/bundle"
 	"github.com/interlock-energy/ota/internal/durable"
 )
 
@@ -37,7 +39,7 @@ type Config struct {
 	Dir string     // made if it is not there; nothing else is in it
 	Max int64      // bytes of a bundle, at most; default 256 MiB
 
-	Verify ota.Verify                // required: the only way from bytes to a manifest
+	Verify ota.Verify // required: the only way from bytes to a manifest
 	// Judge says why a release is not for this unit; nil: all that verify are. What wraps
 	// [ota.ErrConnectivity], [ota.ErrServer] or [ota.ErrNotNow] is asked again later, all
 	// else is final. It must not call the Inbox, except State.
@@ -86,11 +88,11 @@ type State struct {
 	// Until is how far bytes are taken now: the end of the envelope, and Offer.Size once
 	// that holds. What starts at or behind it is ErrEarly.
 	Until    int64
-	Verified int64 // while Verifying: bytes done
-	Err      error // Failed, or why Opening or Verifying goes wrong for now; has a code
+	Verified int64       // while Verifying: bytes done
+	Err      error       // Failed, or why Opening or Verifying goes wrong for now; has a code
 	Outcome  *ota.Report // Ended
 	Last     *ota.Report // how the last update ended that the manager has reported, also of another release
-	Changed  time.Time // when a piece came last, or the phase changed
+	Changed  time.Time   // when a piece came last, or the phase changed
 }
 
 // Errors of Put and the other calls. What wraps [ota.ErrInsufficientSpace] or
@@ -99,16 +101,84 @@ var (
 	ErrNone     = errors.New("no transfer was begun")
 	ErrBusy     = errors.New("the release is being installed; wait until it ended")
 	ErrRange    = errors.New("the piece is not within what comes")
-	ErrEarly    = errors.New("the manifest is not verified yet")       // ask again a little later, or send the envelope first
-	ErrConflict = errors.New("other bytes are there already")          // with the same offset
-	ErrMissing  = errors.New("pieces are missing")                     // Finish
+	ErrEarly    = errors.New("the manifest is not verified yet")          // ask again a little later, or send the envelope first
+	ErrConflict = errors.New("other bytes are there already")             // with the same offset
+	ErrMissing  = errors.New("pieces are missing")                        // Finish
 	ErrPhase    = errors.New("this does not fit how far the transfer is") // Request before Verified
 )
 
 // Inbox is an [ota.Source], an [ota.Reporter] and an [ota.Waker]. Its methods may be
 // called from any goroutine.
+//
+// What is in Dir:
+//
+//	journal      which bytes are there, and how far the transfer is; see journal.go
+//	data.N       the bytes, as a bundle file; another N for each transfer
+//	envelope     what SetEnvelope was given last
+//
+// Put writes the bytes, then says so in the journal, and syncs neither: what is in the
+// page cache survives the end of the process. The goroutine that [Open] starts syncs
+// both, in that order, every MiB or 5 s. After a power cut the two may not agree. So
+// Open believes only entries whose bytes still have the CRC, or the hash, that they had.
 type Inbox struct {
-	cfg Config
+	cfg  Config
+	quit chan struct{} // closed by Close
+	done chan struct{} // closed when the goroutine has ended
+	kick chan struct{} // there is something for the goroutine to do
+	woke chan struct{} // see Wake
+
+	// op is held by what changes something, while the disk writes, and never while it syncs.
+	// What is below is changed with op and mu held, and read with one of them.
+	op sync.Mutex
+
+	journal     durable.File // nil: there is none yet
+	journalSize int64
+	compactAt   int64 // size of the journal from which on it is written anew
+	rewrite     bool  // the journal on the medium is not what was written: write it anew
+	changes     int   // of what cannot be appended to a journal that is being written anew
+	data        durable.File
+	garbage     []rubbish
+	offered     []byte // of SetEnvelope
+	offeredM    *ota.Manifest
+
+	queue   []int // chunks to be compared with their hashes
+	checked []byte
+	wrong   map[int]int // times that a chunk had another hash
+
+	since     time.Time // of the oldest byte that is not synced; zero: there is none
+	unsynced  int64     // bytes
+	hull      span      // all of them lie in here
+	urgent    bool      // do not wait
+	names     bool      // a name is new
+	syncPause time.Time // not before, after a failure
+	judgeAt   time.Time // Opening: when to ask Judge again; zero: the envelope is not there
+	verifyAt  time.Time // Verifying: not before, after a failure
+	rewriteAt time.Time // not before, after a failure
+	garbageAt time.Time // not before, after a failure
+	closed    bool
+
+	mu       sync.Mutex // never held while the disk works
+	s        state
+	gen      int   // of transfers
+	base     int64 // bytes of the spooled file before the first that comes: 0, or those of the head
+	head     int64 // bytes of header and envelope; 0: not known
+	got      set
+	signed   []byte        // once it is there as a whole
+	m        *ota.Manifest // once the envelope holds
+	lay      *layout       // with m
+	verified int64
+	err      error
+	changed  time.Time
+	waiting  chan struct{} // see Changed; nil: nobody waits
+}
+
+// rubbish is a spooled file that nobody needs any more. It is removed once the journal
+// that does not know it is durable.
+type rubbish struct {
+	name string
+	size int64
+	f    durable.File // or nil
+	safe bool         // the journal is durable
 }
 
 var (
@@ -117,61 +187,169 @@ var (
 	_ ota.Waker    = (*Inbox)(nil)
 )
 
+const (
+	defaultMax = 256 << 20
+	reserve    = 4 << 20 // bytes that stay free, beside what comes
+)
+
 // Open opens the inbox with what an earlier life of the process left in it. What is
-// damaged there counts as not there, and is logged.
-func Open(cfg Config) (*Inbox, error) { return &Inbox{cfg: cfg}, nil }
-
-// Close ends what is done in the background.
-func (b *Inbox) Close() error { return nil }
-
-// State returns what is there now. It is cheap.
-func (b *Inbox) State() State { return State{} }
-
-// Changed returns a channel that is closed at the next change of State.
-func (b *Inbox) Changed() <-chan struct{} { return nil }
-
-// SetEnvelope gives the signed envelope of a Bare offer. It is verified at once and
-// kept for Begin.
-func (b *Inbox) SetEnvelope(signed []byte) error { return errors.ErrUnsupported }
-
-// Begin starts the transfer of o, or goes on with it if that is what is there. Anything
-// else that is there is removed, unless the manager has it in hand ([ErrBusy]).
-// resumed says whether it goes on.
-func (b *Inbox) Begin(o Offer) (resumed bool, err error) { return false, errors.ErrUnsupported }
-
-// Put takes the bytes of the transfer from offset on. The same bytes again are no error.
-func (b *Inbox) Put(offset int64, p []byte) error { return errors.ErrUnsupported }
-
-// Has reports whether all bytes from offset on are there.
-func (b *Inbox) Has(offset, size int64) bool { return false }
-
-// ReadAt reads what was received, for those who compare; bytes that are not there are
-// zero. It implements [io.ReaderAt].
-func (b *Inbox) ReadAt(p []byte, offset int64) (int, error) { return 0, errors.ErrUnsupported }
-
-// Envelope returns the envelope that was verified, nil if none was.
-func (b *Inbox) Envelope() []byte { return nil }
-
-// Finish says that all was sent, and begins to verify it in the background. Called
-// again, it does nothing.
-func (b *Inbox) Finish() error { return errors.ErrUnsupported }
-
-// Request asks for the installation: from now on the manager is offered the release.
-func (b *Inbox) Request() error { return errors.ErrUnsupported }
-
-// Drop gives up the transfer and frees its space, unless the manager has it in hand ([ErrBusy]).
-func (b *Inbox) Drop() error { return errors.ErrUnsupported }
-
-// Latest implements [ota.Source]: the release after Request, otherwise [ota.ErrNoUpdate].
-func (b *Inbox) Latest(ctx context.Context) ([]byte, error) { return nil, ota.ErrNoUpdate }
-
-// Open implements [ota.Source]. The reader is an [io.Seeker].
-func (b *Inbox) Open(ctx context.Context, m *ota.Manifest, im *ota.Image, offset int64) (io.ReadCloser, error) {
-	return nil, ota.ErrConnectivity
+// damaged there counts as not there, and is logged. It reads all that is there of a
+// transfer that is not verified yet.
+func Open(cfg Config) (*Inbox, error) {
+	if cfg.Verify == nil {
+		return nil, errors.New("open the inbox: no keys are given")
+	}
+	if cfg.FS == nil {
+		cfg.FS = durable.OS{}
+	}
+	if cfg.Max <= 0 {
+		cfg.Max = defaultMax
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if err := durable.MkdirAll(cfg.FS, cfg.Dir, 0o700); err != nil {
+		return nil, diskError("open the inbox", err)
+	}
+	b := &Inbox{cfg: cfg, quit: make(chan struct{}), done: make(chan struct{}), kick: make(chan struct{}, 1), woke: make(chan struct{}, 1),
+		compactAt: compactAfter, s: state{Format: 1, Phase: Empty}}
+	b.changed = cfg.Now()
+	b.restore()
+	if b.s.Phase == Requested {
+		b.woke <- struct{}{}
+	}
+	go b.run()
+	b.wake()
+	return b, nil
 }
 
-// Report implements [ota.Reporter]: it is kept for whoever asks on the bus.
-func (b *Inbox) Report(ctx context.Context, r ota.Report) error { return errors.ErrUnsupported }
+// Close ends what is done in the background, after a last sync.
+func (b *Inbox) Close() error {
+	b.op.Lock()
+	if b.closed {
+		b.op.Unlock()
+		return nil
+	}
+	b.closed = true
+	close(b.quit)
+	b.op.Unlock()
+	<-b.done
+	b.op.Lock()
+	defer b.op.Unlock()
+	var err error
+	for _, f := range []durable.File{b.journal, b.data} {
+		if f != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
+	for _, g := range b.garbage {
+		if g.f != nil {
+			err = errors.Join(err, g.f.Close())
+		}
+	}
+	return err
+}
 
-// Wake implements [ota.Waker].
-func (b *Inbox) Wake() <-chan struct{} { return nil }
+// wake tells the goroutine that there is something to do.
+func (b *Inbox) wake() {
+	select {
+	case b.kick <- struct{}{}:
+	default:
+	}
+}
+
+// State returns what is there now. It is cheap.
+func (b *Inbox) State() State {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := State{Phase: b.s.Phase, Offer: b.s.offer(), Version: b.s.Version, Digest: b.s.Digest, Verified: b.verified,
+		Err: b.err, Outcome: clone(b.s.Outcome), Last: clone(b.s.Last), Changed: b.changed}
+	switch s.Phase {
+	case Empty, Ended, Failed:
+	default:
+		s.Received = max(b.got.total-b.base, 0)
+		s.Missing = max(b.got.missing(b.base)-b.base, 0)
+		s.Until = b.until() - b.base
+	}
+	return s
+}
+
+func clone(r *ota.Report) *ota.Report {
+	if r == nil {
+		return nil
+	}
+	c := *r
+	return &c
+}
+
+// until returns how far bytes of the spooled file are taken.
+func (b *Inbox) until() int64 {
+	switch {
+	case b.s.Phase != Opening:
+		return b.base + b.s.Size
+	case b.head == 0:
+		return int64(bundle.HeaderSize)
+	}
+	return b.head
+}
+
+// Changed returns a channel that is closed at the next change of State.
+func (b *Inbox) Changed() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.waiting == nil {
+		b.waiting = make(chan struct{})
+	}
+	return b.waiting
+}
+
+// update changes what State shows.
+func (b *Inbox) update(f func()) {
+	now := b.cfg.Now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f()
+	b.changed = now
+	if b.waiting != nil {
+		close(b.waiting)
+		b.waiting = nil
+	}
+}
+
+// settle makes the phase fit the bytes that are there.
+func (b *Inbox) settle() {
+	switch b.s.Phase {
+	case Receiving, Received:
+		b.s.Phase = Receiving
+		if b.full() {
+			b.s.Phase, b.err = Received, nil
+		}
+	}
+}
+
+// full reports whether all that comes is there.
+func (b *Inbox) full() bool { return b.got.has(b.base, b.base+b.s.Size) }
+
+// coded returns an error that wraps code, but shows only its own text.
+func coded(code ota.ErrorCode, format string, a ...any) error {
+	return &codedError{code, fmt.Errorf(format, a...)}
+}
+
+type codedError struct {
+	code ota.ErrorCode
+	err  error
+}
+
+func (e *codedError) Error() string   { return e.err.Error() }
+func (e *codedError) Unwrap() []error { return []error{e.code, e.err} }
+
+// diskError says that the disk does not do what it should.
+func diskError(doing string, err error) error {
+	if errors.Is(err, syscall.ENOSPC) {
+		return coded(ota.ErrInsufficientSpace, "%s: %w", doing, err)
+	}
+	return coded(ota.ErrFlashWrite, "%s: %w", doing, err)
+}
