@@ -15,8 +15,9 @@ type WireConfig struct {
 	// what another does: what transceivers need to change over, and slow devices to think.
 	Turnaround time.Duration
 	// Burst is how many bytes a receiver hands over at once, as a UART with a buffer does;
-	// 0: 1. What is less waits for Latency after its last byte; 0: it does not wait.
-	// FTDI's USB adapters: 62 and 16 ms; a 16550: 8 and 4 characters.
+	// 0: 1. What is less is handed over Latency after its first byte came; 0: when the
+	// sender pauses. FTDI's USB adapters: 62 bytes and 16 ms (FTDI AN232B-04); a 16550 in
+	// Linux: 8 bytes, and about at once.
 	Burst   int
 	Latency time.Duration
 	// Queue is how many bytes a Write may leave in the sender without waiting. 0: 4096, as
@@ -132,7 +133,7 @@ type End struct {
 	now   burst     // what is on the wire, or was last
 	more  bool      // the next burst follows it without a gap
 	heard []byte    // not handed over yet
-	last  time.Time // when the last of these came
+	first time.Time // when the first of these came
 	ready []byte    // what Read returns
 }
 

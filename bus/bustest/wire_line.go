@@ -57,6 +57,9 @@ func (e *End) begin() (wait time.Time, ok bool) {
 		return quiet, false
 	}
 	n := min(len(e.queue), w.config.Burst)
+	if w.config.Latency > 0 {
+		n = 1 // a receiver's time may be over within a burst
+	}
 	e.now = burst{begin: begin, end: begin.Add(w.Time(n)), bytes: append([]byte(nil), e.queue[:n]...), garbled: make([]bool, n)}
 	e.queue = e.queue[n:]
 	e.use.Bytes += n
@@ -99,8 +102,10 @@ func (e *End) finish() {
 			other.use.Lost += len(e.now.bytes)
 			continue
 		}
+		if len(other.heard) == 0 {
+			other.first = e.now.end
+		}
 		other.heard = append(other.heard, e.now.bytes...)
-		other.last = e.now.end
 		if len(other.heard) >= w.config.Burst || w.config.Latency <= 0 {
 			other.handOver()
 		} else {
@@ -122,7 +127,7 @@ func (e *End) hear() {
 	w := e.wire
 	for {
 		w.mu.Lock()
-		due := e.last.Add(w.config.Latency)
+		due := e.first.Add(w.config.Latency)
 		waits := len(e.heard) > 0
 		if waits && !time.Now().Before(due) {
 			e.handOver()

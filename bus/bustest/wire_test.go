@@ -22,7 +22,9 @@ func TestWireTakesItsTime(t *testing.T) {
 		{bustest.WireConfig{Baud: 115200}, 1152, 110 * time.Millisecond, 95486 * time.Nanosecond},
 		{bustest.WireConfig{Baud: 9600, CharBits: 10}, 960, time.Second, 1041666 * time.Nanosecond},
 		{bustest.WireConfig{Burst: 8}, 96, 110 * time.Millisecond, 9166666 * time.Nanosecond},
-		{bustest.WireConfig{Burst: 62, Latency: 16 * time.Millisecond}, 96, 126 * time.Millisecond, 71041666 * time.Nanosecond},
+		{bustest.WireConfig{Burst: 62, Latency: 16 * time.Millisecond}, 14, 17145833 * time.Nanosecond, 17145833 * time.Nanosecond},
+		{bustest.WireConfig{Burst: 62, Latency: 16 * time.Millisecond}, 16, 33187500 * time.Nanosecond, 17145833 * time.Nanosecond},
+		{bustest.WireConfig{Baud: 115200, Burst: 62, Latency: 16 * time.Millisecond}, 124, 11840278 * time.Nanosecond, 5920139 * time.Nanosecond},
 		{bustest.WireConfig{Queue: -1}, 96, 110 * time.Millisecond, 1145833 * time.Nanosecond},
 	} {
 		synctest.Test(t, func(t *testing.T) {
