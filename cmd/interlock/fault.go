@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"github.com/interlock-energy/ota/internal/blob"
 	"github.com/interlock-energy/ota/internal/bucket"
 	"github.com/interlock-energy/ota/internal/control"
+	"github.com/interlock-energy/ota/internal/push"
 )
 
 // Exit codes, of which scripts depend.
@@ -25,6 +27,8 @@ const (
 	exitUnverified  = 5
 	exitUnreachable = 6
 	exitDenied      = 7
+	exitRolledBack  = 8
+	exitUnfinished  = 9
 	exitInterrupted = 130
 )
 
@@ -39,6 +43,8 @@ const exitCodes = `Exit codes:
     5    verification failed: do not use this file
     6    the server or the agent cannot be reached
     7    access denied: token, certificate or file permission
+    8    the device went back to its previous firmware
+    9    the time was over before it was known how it ends
     130  interrupted`
 
 // fault is an error with what a person at a terminal needs beyond its text.
@@ -121,6 +127,9 @@ func classify(err error) (exit int, hint string) {
 	if errors.Is(err, context.Canceled) {
 		return exitInterrupted, ""
 	}
+	if exit := classifyPush(err); exit != 0 {
+		return exit, ""
+	}
 	if errors.Is(err, ota.ErrNotNow) {
 		return exitNotNow, "the update goes on by itself as soon as it is allowed; watch it with: interlock device watch"
 	}
@@ -154,6 +163,26 @@ func classify(err error) (exit int, hint string) {
 		return exitUnreachable, ""
 	}
 	return exitFailed, ""
+}
+
+// classifyPush returns the exit code for what only happens on a field bus, 0 for all else.
+func classifyPush(err error) int {
+	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
+	op, refused := errors.AsType[*net.OpError](err)
+	refused = refused && op.Op == "remote error" // as crypto/tls calls an alert of the other side, which does not like our certificate
+	switch {
+	case errors.Is(err, push.ErrRolledBack):
+		return exitRolledBack
+	case errors.Is(err, push.ErrUnfinished):
+		return exitUnfinished
+	case errors.Is(err, push.ErrOccupied):
+		return exitNotNow
+	case errors.Is(err, push.ErrLine) && (untrusted || refused || errors.Is(err, fs.ErrPermission)):
+		return exitDenied
+	case errors.Is(err, push.ErrLine):
+		return exitUnreachable
+	}
+	return 0
 }
 
 // answer is an error that came with an HTTP status.

@@ -103,8 +103,8 @@ func TestManual(t *testing.T) {
 			t.Errorf("docs/cli.md does not have the row %q", row)
 		}
 	}
-	if codes != 9 {
-		t.Errorf("got %d exit codes in the help, want 9", codes)
+	if codes != 11 {
+		t.Errorf("got %d exit codes in the help, want 11", codes)
 	}
 }
 

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/interlock-energy/ota/internal/push"
+)
+
+// pushView shows a transfer: a bar with rate and remaining time on a terminal, a line
+// every ten seconds elsewhere, or every event as JSON.
+type pushView struct {
+	*env
+	json   bool
+	file   *push.File
+	device string // for people
+	err    error  // standard output is gone
+
+	first, last int64     // bytes: where the transfer began, and now
+	begun       time.Time // zero: it has not
+	shown       time.Time // when progress was shown last
+	bar         bool      // one is on the screen
+}
+
+// How often progress is shown.
+const (
+	barEvery  = 200 * time.Millisecond
+	lineEvery = 10 * time.Second
+	jsonEvery = time.Second
+)
+
+func (v *pushView) event(ev push.Event) {
+	switch {
+	case v.json && (ev.Kind != push.KindProgress || v.due(jsonEvery, ev.Done)):
+		if err := v.printLine(ev); err != nil && v.err == nil {
+			v.err = err
+		}
+	case v.json:
+	case ev.Kind == push.KindProgress:
+		v.progress(ev.Done)
+	case ev.Kind == push.KindIdentity:
+		v.device = ev.Identity.Device
+		v.remark("%s", identity(ev.Identity))
+	case ev.Kind == push.KindPlan && ev.Plan.Bytes > 0:
+		v.remark("%s", ev.Plan)
+	case ev.Kind == push.KindState:
+		v.remark("%s", ev.Status)
+	case ev.Kind == push.KindTrouble:
+		v.remark("trouble, trying on: %s", ev.Error)
+	case ev.Kind == push.KindBack:
+		v.remark("the device answers again")
+	}
+}
+
+func identity(id *push.Identity) string {
+	return or(id.Device, "a device") + when(id.Product != "", " ("+id.Product+")") + when(id.Running != "", " runs "+id.Running) + ", speaks " + id.Protocol
+}
+
+// due says whether progress is to be shown, which it is at the end in any case.
+func (v *pushView) due(every time.Duration, done int64) bool {
+	now := v.now()
+	if now.Sub(v.shown) < every && done < v.file.Size {
+		return false
+	}
+	v.shown = now
+	return true
+}
+
+func (v *pushView) progress(done int64) {
+	if v.begun.IsZero() {
+		v.begun, v.first = v.now(), done
+		v.shown = v.begun // a rate before that is fiction
+	}
+	v.last = done
+	terminal := onTerminal(v.stderr, v.getenv)
+	switch {
+	case v.quiet:
+	case terminal && v.due(barEvery, done):
+		fmt.Fprintf(v.stderr, "\r\x1b[K%s", v.line(true))
+		v.bar = true
+	case !terminal && v.due(lineEvery, done):
+		fmt.Fprintln(v.stderr, v.line(false))
+	}
+}
+
+// line is how far it is.
+func (v *pushView) line(bar bool) string {
+	share := float64(v.last) / float64(v.file.Size)
+	text := fmt.Sprintf("send %3d %%  %s of %s", int(100*share), size(v.last), size(v.file.Size))
+	if bar {
+		const width = 24
+		full := int(share * width)
+		text = fmt.Sprintf("send [%s%s] %3d %%  %s of %s", strings.Repeat("=", full), strings.Repeat(" ", width-full), int(100*share), size(v.last), size(v.file.Size))
+	}
+	spent := v.now().Sub(v.begun)
+	if sent := v.last - v.first; sent > 0 && spent >= time.Second {
+		rate := float64(sent) / spent.Seconds()
+		text += fmt.Sprintf("  %s/s", size(int64(rate)))
+		if left := time.Duration(float64(v.file.Size-v.last) / rate * float64(time.Second)); left > 0 {
+			text += "  " + push.About(left) + " left"
+		}
+	}
+	return text
+}
+
+// remark prints a line, and the bar below it again.
+func (v *pushView) remark(format string, a ...any) {
+	v.end()
+	v.say("%s", clean(fmt.Sprintf(format, a...)))
+}
+
+// end takes the bar off the screen.
+func (v *pushView) end() {
+	if v.bar {
+		fmt.Fprint(v.stderr, "\r\x1b[K")
+		v.bar = false
+	}
+}
