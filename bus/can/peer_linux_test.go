@@ -11,34 +11,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/interlock-energy/ota/bus/bustest"
 	"github.com/interlock-energy/ota/bus/can"
 	"github.com/interlock-energy/ota/otatest"
 )
 
-// pty returns the device end of a pseudo terminal in raw mode, and the path of the
-// other end.
-func pty(t *testing.T) (*os.File, string) {
-	t.Helper()
-	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	device := os.NewFile(uintptr(fd), "pty") // the runtime waits for it, so that Close ends a Read
-	t.Cleanup(func() { device.Close() })
-	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := fmt.Sprintf("/dev/pts/%d", n)
-	line := open(t, path)
-	t.Cleanup(func() { line.Close() }) // while one is open, the device end sees no hang-up between programs
-	return device, path
-}
-
-// open opens the other end, raw, as a program would a serial port.
+// open opens the end of a pseudo terminal that is not the device's, raw, as a program
+// would a serial port.
 func open(t *testing.T, path string) *os.File {
 	t.Helper()
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
@@ -60,7 +39,7 @@ func open(t *testing.T, path string) *os.File {
 
 // TestPTY is host and adapter over a real terminal, and the end of it.
 func TestPTY(t *testing.T) {
-	device, path := pty(t)
+	device, path := bustest.PTY(t)
 	adapter := can.NewAdapter(device, can.AdapterConfig{})
 	host, err := can.OpenSLCAN(t.Context(), open(t, path), can.SLCANConfig{})
 	if err != nil {
@@ -106,7 +85,7 @@ var fromPython = []can.Frame{
 // TestPythonHost: python-can opens our adapter as it would a real one.
 func TestPythonHost(t *testing.T) {
 	cmdline := python(t)
-	device, path := pty(t)
+	device, path := bustest.PTY(t)
 	adapter := can.NewAdapter(device, can.AdapterConfig{})
 	defer adapter.Close()
 	cmdline.Args = append(cmdline.Args, path)
@@ -136,7 +115,7 @@ func TestPythonHost(t *testing.T) {
 // no commands, as some adapters do not.
 func TestPythonAdapter(t *testing.T) {
 	cmdline := python(t)
-	device, path := pty(t)
+	device, path := bustest.PTY(t)
 	cmdline.Args = append(cmdline.Args, path)
 	var out bytes.Buffer
 	cmdline.Stdout = &out
