@@ -104,7 +104,7 @@ func (h *handler) seed() ([]byte, error) {
 
 // CheckKey implements [uds.Securer].
 func (h *handler) CheckKey(_ context.Context, _ uds.Call, _ byte, seed, key []byte) error {
-	_, err := h.who(seed, key)
+	_, err := h.who(seed, key, uds.InvalidKey)
 	return err
 }
 
@@ -121,13 +121,13 @@ func (h *handler) VerifyProof(_ context.Context, _ uds.Call, challenge []byte, p
 	if proof.Algorithm != profile.Algorithm {
 		return "", uds.RequestOutOfRange
 	}
-	return h.who(challenge, proof.Proof)
+	return h.who(challenge, proof.Proof, uds.OwnershipVerificationFailed)
 }
 
 var errUnknownTester = fmt.Errorf("%w: the signature is of none of the testers that this device knows, or for another device", ota.ErrAuthentication)
 
-// who finds the tester that has signed the seed.
-func (h *handler) who(seed, signature []byte) (string, error) {
+// who finds the tester that has signed the seed; wrong is what anybody else is told.
+func (h *handler) who(seed, signature []byte, wrong uds.NRC) (string, error) {
 	device := h.cfg.State().Device
 	for _, t := range h.cfg.Testers {
 		if profile.VerifySeed(t.Key, device, seed, signature) {
@@ -136,7 +136,7 @@ func (h *handler) who(seed, signature []byte) (string, error) {
 			return t.Name, nil
 		}
 	}
-	return "", h.no(uds.InvalidKey, errUnknownTester)
+	return "", h.no(wrong, errUnknownTester)
 }
 
 // attempts keeps the number of wrong keys in a file: a decimal number and a line end.

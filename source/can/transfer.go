@@ -81,7 +81,8 @@ func (h *handler) abort() error {
 //	address 0, not announced         a bundle of which nothing but its size is known; what was there is removed
 //	address is what is missing first the transfer goes on, whoever has begun it
 //
-// Everything else is out of range.
+// Everything else is out of range. After the installation was asked for nothing is taken,
+// until that has ended or was given up (31 01 F002).
 func (h *handler) Download(_ context.Context, call uds.Call, r uds.DownloadRequest) (uds.Transfer, error) {
 	b := h.inbox.State()
 	h.mu.Lock()
@@ -91,6 +92,9 @@ func (h *handler) Download(_ context.Context, call uds.Call, r uds.DownloadReque
 	if r.Format != 0 || r.AddressBytes != 4 || r.SizeBytes != 4 {
 		return nil, h.no(uds.RequestOutOfRange, fmt.Errorf("%w: a download with format %02X, %d bytes of address and %d of size, want format 00 and four bytes each",
 			inbox.ErrRange, r.Format, r.AddressBytes, r.SizeBytes))
+	}
+	if b.Phase == inbox.Requested {
+		return nil, h.no(uds.ConditionsNotCorrect, inbox.ErrBusy)
 	}
 	if offset == 0 && !announced {
 		if err := h.fresh(size); err != nil {
@@ -103,6 +107,14 @@ func (h *handler) Download(_ context.Context, call uds.Call, r uds.DownloadReque
 			inbox.ErrRange, size, offset, b.Missing, max(b.Offer.Size-b.Missing, 0)))
 	}
 	return h.take(offset, size), nil
+}
+
+// failed is for a transfer that can come to nothing any more. What is told is the
+// transfer's own reason, for as long as it is there.
+func (h *handler) failed(b inbox.State) error {
+	h.yes()
+	h.cfg.Log.Warn("what a tester on CAN has sent cannot be installed", "reason", b.Err)
+	return fmt.Errorf("%w: %w", uds.GeneralProgrammingFailure, b.Err)
 }
 
 // fresh begins a transfer that was not announced. What is there may be of another bundle
@@ -137,6 +149,9 @@ func (h *handler) TransferFile(_ context.Context, call uds.Call, r uds.FileReque
 		return refuse("a file of %d bytes, want at most %d", r.Size, h.cfg.MaxSize)
 	}
 	size, b := int64(r.Size), h.inbox.State()
+	if b.Phase == inbox.Requested && r.Mode != uds.DeleteFile {
+		return uds.FileAnswer{}, nil, h.no(uds.ConditionsNotCorrect, inbox.ErrBusy)
+	}
 	h.mu.Lock()
 	announced := h.announced
 	h.mu.Unlock()
@@ -188,7 +203,7 @@ func (t *transfer) Data(ctx context.Context, call uds.Call, block []byte) ([]byt
 		b := t.h.inbox.State()
 		switch {
 		case b.Phase == inbox.Failed && b.Err != nil: // the manifest does not hold: nothing that comes can help
-			return nil, t.h.no(uds.GeneralProgrammingFailure, b.Err)
+			return nil, t.h.failed(b)
 		case !errors.Is(err, inbox.ErrEarly):
 			return nil, t.h.no(code(err), fmt.Errorf("take %d bytes at %d: %w", len(block), t.next, err))
 		case t.next >= b.Offer.Size || b.Missing < t.next && b.Missing < b.Until: // what comes first was never sent
@@ -211,7 +226,7 @@ func (t *transfer) Exit(_ context.Context, call uds.Call, parameters []byte) ([]
 	case t.next < t.end:
 		return nil, t.h.no(uds.RequestSequenceError, fmt.Errorf("%w: %d of %d bytes came", inbox.ErrMissing, t.next-t.begin, t.end-t.begin))
 	case b.Phase == inbox.Failed && b.Err != nil:
-		return nil, t.h.no(uds.GeneralProgrammingFailure, b.Err)
+		return nil, t.h.failed(b)
 	case !t.h.inbox.Has(t.begin, t.end-t.begin):
 		return nil, t.h.no(uds.GeneralProgrammingFailure, fmt.Errorf("%w: what came has other hashes than the manifest says; send it again from %d on", ota.ErrValidation, b.Missing))
 	}
@@ -228,6 +243,10 @@ func (h *handler) check(ctx context.Context, sum []byte) ([]byte, error) {
 		_ = h.no(uds.GeneralProgrammingFailure, err) // the answer is positive, and says no
 		return []byte{profile.RoutineFailed}, nil
 	}
+	over := func(b inbox.State) ([]byte, error) {
+		_ = h.failed(b)
+		return []byte{profile.RoutineFailed}, nil
+	}
 	b := h.inbox.State()
 	if zero := (ota.Hash{}); len(sum) > 0 && b.Offer.SHA256 != zero && !bytes.Equal(sum, b.Offer.SHA256[:]) {
 		return failed(fmt.Errorf("%w: the bundle was announced with SHA-256 %v, and is to be checked with %x", ota.ErrValidation, b.Offer.SHA256, sum))
@@ -238,7 +257,7 @@ func (h *handler) check(ctx context.Context, sum []byte) ([]byte, error) {
 	changed := h.inbox.Changed()
 	if err := h.inbox.Finish(); err != nil {
 		if b := h.inbox.State(); b.Phase == inbox.Failed && b.Err != nil {
-			return failed(b.Err)
+			return over(b)
 		}
 		return nil, h.no(code(err), fmt.Errorf("verify the bundle: %w", err))
 	}
@@ -246,6 +265,8 @@ func (h *handler) check(ctx context.Context, sum []byte) ([]byte, error) {
 		switch b := h.inbox.State(); {
 		case settled(b.Phase):
 			return h.compare(ctx, sum, failed)
+		case b.Phase == inbox.Failed && b.Err != nil:
+			return over(b)
 		case b.Phase == inbox.Failed || b.Phase == inbox.Receiving || b.Phase == inbox.Empty || b.Phase == inbox.Opening:
 			err := b.Err
 			if err == nil {
