@@ -125,6 +125,9 @@ func (s *Source) begins(p peer, c profile.Command, st inbox.State) (profile.Resu
 	s.transfer.Lock()
 	defer s.transfer.Unlock()
 	resumed, err := s.cfg.Inbox.Begin(o)
+	if errors.Is(err, inbox.ErrEarly) {
+		return profile.BadParameter, bus.IllegalValue // the manifest of format 2 is to be written first
+	}
 	if err != nil {
 		return resultOf(err)
 	}

@@ -49,7 +49,8 @@ func (s *Source) view(p peer) view {
 		v.Update = st.Version
 	}
 	v.measured(device.Signals, s.cfg.Now())
-	v.Blocks, v.Received, v.Missing, v.Window = blocks(st, s.cfg.Window)
+	last := max(0, profile.Blocks(st.Offer.Size)-1) * profile.BlockSize
+	v.Blocks, v.Received, v.Missing, v.Window = blocks(st, s.cfg.Inbox.Has(last, st.Offer.Size-last), s.cfg.Window)
 	v.RetryAfter = uint16(min(s.retry.Milliseconds(), math.MaxUint16))
 	if now != nil {
 		v.IdleLeft = uint16((s.idleLeft(st) + time.Second - 1) / time.Second)
@@ -92,10 +93,15 @@ func (s *Source) resultFor(p peer, state profile.Result) profile.Result {
 	return state
 }
 
-// blocks counts what was received, and how many blocks are taken now.
-func blocks(st inbox.State, most int) (all, received, missing uint32, window uint16) {
-	size := st.Offer.Size
-	all, received, missing = uint32(profile.Blocks(size)), uint32(st.Received/profile.BlockSize), uint32(st.Missing/profile.BlockSize)
+// blocks counts what was received, and how many blocks are taken now. last says that the
+// last block is there, which is shorter than the others.
+func blocks(st inbox.State, last bool, most int) (all, received, missing uint32, window uint16) {
+	size, whole := st.Offer.Size, st.Received
+	all = uint32(profile.Blocks(size))
+	if last {
+		whole += int64(all)*profile.BlockSize - size
+	}
+	received, missing = uint32(whole/profile.BlockSize), uint32(st.Missing/profile.BlockSize)
 	if st.Received >= size {
 		received = all
 	}
