@@ -165,13 +165,10 @@ func (c *Client) ask(ctx context.Context, pdu []byte, repeats int) ([]byte, erro
 			repeats--
 		case errors.Is(err, BusyRepeatRequest) && busy < c.cfg.Busy:
 			busy++
-			select {
-			case <-time.After(c.cfg.BusyPause):
-			case <-ctx.Done():
-				return nil, fmt.Errorf("ask for %v: %w", service, ctx.Err())
-			case <-c.ctx.Done():
-			}
 		default:
+			if _, ok := err.(*NegativeAnswer); ok {
+				return nil, err // it says all of it
+			}
 			return nil, fmt.Errorf("ask for %v: %w", service, err)
 		}
 	}
@@ -214,6 +211,7 @@ func (c *Client) await(ctx context.Context, pdu []byte) ([]byte, error) {
 	since, patience := time.Now(), p2+c.cfg.Margin
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
+	var busy *NegativeAnswer
 	for {
 		select {
 		case answer := <-c.answers:
@@ -227,13 +225,21 @@ func (c *Client) await(ctx context.Context, pdu []byte) ([]byte, error) {
 			if err != nil {
 				return nil, fmt.Errorf("%w: %w", ErrAnswer, err)
 			}
-			if refusal.Code != ResponsePending {
+			switch refusal.Code {
+			case ResponsePending:
+			case BusyRepeatRequest:
+				// The line may have brought the request twice, and the server works on
+				// the first: then the pause before the next attempt brings its answer.
+				busy = &refusal
+				timer.Reset(c.cfg.BusyPause)
+				continue
+			default:
 				return nil, &refusal
 			}
 			if time.Since(since) >= c.cfg.MaxPending {
 				return nil, fmt.Errorf("the server has asked for patience for %v, too long: %w", time.Since(since), &refusal)
 			}
-			quiet = false // now the server answers in any case
+			quiet, busy = false, nil // now the server answers in any case
 			patience = p2Star + c.cfg.Margin
 			timer.Reset(patience)
 		case <-timer.C:
@@ -241,7 +247,10 @@ func (c *Client) await(ctx context.Context, pdu []byte) ([]byte, error) {
 				timer.Reset(p2)
 				continue
 			}
-			if quiet {
+			switch {
+			case busy != nil:
+				return nil, busy
+			case quiet:
 				return nil, nil
 			}
 			return nil, fmt.Errorf("%w within %v", ErrNoAnswer, patience)

@@ -186,7 +186,7 @@ func (a NegativeAnswer) Append(dst []byte) []byte {
 }
 
 // Error implements error.
-func (a *NegativeAnswer) Error() string { return fmt.Sprintf("%v: %v", a.Service, a.Code) }
+func (a *NegativeAnswer) Error() string { return fmt.Sprintf("%v refused: %v", a.Service, a.Code) }
 
 // Unwrap returns the code, so that errors.Is(err, uds.ConditionsNotCorrect) says whether
 // it was that.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/interlock-energy/ota/bus/uds"
 )
@@ -18,7 +19,8 @@ type pipe struct {
 
 	// verdict, if set, says how often a message that is sent arrives.
 	verdict   func(pdu []byte) int
-	receiving atomic.Bool // what Receiving says
+	late      func(pdu []byte) time.Duration // by how much it is late, if set
+	receiving atomic.Bool                    // what Receiving says
 
 	mu   sync.Mutex
 	sent [][]byte // messages that left this end, those that are lost too
@@ -43,6 +45,18 @@ func (p *pipe) Send(ctx context.Context, pdu []byte) error {
 	p.mu.Lock()
 	p.sent = append(p.sent, slices.Clone(pdu))
 	p.mu.Unlock()
+	if p.late != nil {
+		if d := p.late(pdu); d > 0 {
+			late := slices.Clone(pdu)
+			time.AfterFunc(d, func() {
+				select {
+				case p.out <- late:
+				case <-p.closed:
+				}
+			})
+			return nil
+		}
+	}
 	for range times {
 		select {
 		case p.out <- slices.Clone(pdu):
