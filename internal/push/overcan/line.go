@@ -103,10 +103,17 @@ func (l Line) withDefaults() (Line, error) {
 		return l, fmt.Errorf("identifiers are %v, want at most %X", a, most)
 	case a.TX == a.RX:
 		return l, fmt.Errorf("identifiers are %v, want two that differ", a)
-	case l.To == "":
-		return l, errors.New("no line is given: name slcan:PORT, tcp13://HOST:PORT or a network interface such as can0")
 	}
 	return l, nil
+}
+
+// Validate says what is wrong with l, apart from what only opening it can tell.
+func (l Line) Validate() error {
+	if l.To == "" {
+		return errors.New("no line is given: name slcan:PORT, tcp13://HOST:PORT or a network interface such as can0")
+	}
+	_, err := l.withDefaults()
+	return err
 }
 
 // pace is how many frames a second may be sent so that all of the transfer, the device's
@@ -126,10 +133,10 @@ func (l Line) config() isotp.Config {
 
 // Dial gets onto the bus.
 func (l Line) Dial(ctx context.Context) (uds.Conn, error) {
-	l, err := l.withDefaults()
-	if err != nil {
+	if err := l.Validate(); err != nil {
 		return nil, err
 	}
+	l, _ = l.withDefaults()
 	conn, err := l.dial(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w: %w", l.To, push.ErrLine, err)
@@ -149,13 +156,13 @@ func (l Line) dial(ctx context.Context) (uds.Conn, error) {
 			p.Close()
 			return nil, err
 		}
-		return l.over(bus)
+		return l.Over(bus)
 	}
 	if host, ok := strings.CutPrefix(l.To, "tcp13://"); ok {
 		if _, _, err := net.SplitHostPort(host); err != nil {
 			return nil, fmt.Errorf("%w, want tcp13://HOST:PORT", err)
 		}
-		return l.over(can.NewTCP13(host, can.TCP13Config{Filters: filters, Pace: -1}))
+		return l.Over(can.NewTCP13(host, can.TCP13Config{Filters: filters, Pace: -1}))
 	}
 	// The kernel's own transport keeps better time than a program can.
 	conn, err := isotp.OpenKernel(l.To, l.Address.isotp(), l.config())
@@ -169,11 +176,15 @@ func (l Line) dial(ctx context.Context) (uds.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l.over(bus)
+	return l.Over(bus)
 }
 
-// over is the transport on a bus, which it closes with it.
-func (l Line) over(bus can.Bus) (uds.Conn, error) {
+// Over is the transport on a bus that is open already. It is closed with it. To is not used.
+func (l Line) Over(bus can.Bus) (uds.Conn, error) {
+	l, err := l.withDefaults()
+	if err != nil {
+		return nil, err
+	}
 	mux := isotp.NewMux(bus)
 	channel, err := mux.Open(l.Address.isotp(), l.config())
 	if err != nil {
@@ -198,10 +209,4 @@ func (l Line) margin() time.Duration {
 		return 500 * time.Millisecond
 	}
 	return 250 * time.Millisecond
-}
-
-// Validate says what is wrong with l, apart from what only opening it can tell.
-func (l Line) Validate() error {
-	_, err := l.withDefaults()
-	return err
 }

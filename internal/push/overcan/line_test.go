@@ -2,6 +2,7 @@ package overcan_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/interlock-energy/ota/bus/can"
 	"github.com/interlock-energy/ota/bus/uds"
+	"github.com/interlock-energy/ota/internal/push"
 )
 
 // line is a fake: it carries PDUs between a tester and a device without frames, and loses
@@ -197,3 +199,5 @@ func TestSentAgain(t *testing.T) {
 		}
 	}
 }
+
+func isLine(err error) bool { return errors.Is(err, push.ErrLine) }

@@ -68,7 +68,10 @@ var _ push.Device = (*Device)(nil)
 // New returns a device. The bus is opened when it is first needed.
 func New(cfg Config) (*Device, error) {
 	line, err := cfg.Line.withDefaults()
-	if err != nil && (cfg.Dial == nil || line.To != "") {
+	if err == nil && cfg.Dial == nil {
+		err = line.Validate()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("reach a device over CAN: %w", err)
 	}
 	cfg.Line = line

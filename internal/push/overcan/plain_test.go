@@ -40,17 +40,17 @@ var allRoutines = []uds.RID{profile.RIDPreconditions, profile.RIDErase, profile.
 func TestPlain(t *testing.T) {
 	image := random(1, 10_000)
 	for name, tt := range map[string]struct {
-		ecu  ecu
+		ecu  *ecu
 		want error
 	}{
-		"all routines":             {ecu: ecu{routines: allRoutines}},
-		"no routines":              {ecu: ecu{}},
-		"small blocks":             {ecu: ecu{maxBlock: 130}},
-		"forgets the transfer":     {ecu: ecu{reset: 2, maxBlock: 1000}},
-		"wants its maker's key":    {ecu: ecu{locked: true}, want: ota.ErrAuthentication},
-		"preconditions do not":     {ecu: ecu{routines: allRoutines, refuse: uds.ConditionsNotCorrect}, want: ota.ErrNotNow},
-		"temperature is too high":  {ecu: ecu{routines: allRoutines, refuse: uds.TemperatureTooHigh}, want: ota.ErrNotNow},
-		"a condition of its maker": {ecu: ecu{routines: allRoutines, refuse: 0xF0}, want: ota.ErrNotNow},
+		"all routines":             {ecu: &ecu{routines: allRoutines}},
+		"no routines":              {ecu: &ecu{}},
+		"small blocks":             {ecu: &ecu{maxBlock: 130}},
+		"forgets the transfer":     {ecu: &ecu{reset: 2, maxBlock: 1000}},
+		"wants its maker's key":    {ecu: &ecu{locked: true}, want: ota.ErrAuthentication},
+		"preconditions do not":     {ecu: &ecu{routines: allRoutines, refuse: uds.ConditionsNotCorrect}, want: ota.ErrNotNow},
+		"temperature is too high":  {ecu: &ecu{routines: allRoutines, refuse: uds.TemperatureTooHigh}, want: ota.ErrNotNow},
+		"a condition of its maker": {ecu: &ecu{routines: allRoutines, refuse: 0xF0}, want: ota.ErrNotNow},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -33,7 +33,7 @@ type Config struct {
 	Client *modbus.Client // closed by the Device. It must not repeat writes by itself
 	Unit   byte           // 0: 1
 	Base   uint16         // where the profile begins; 0: profile.Base
-	Window int            // how many blocks may be on their way; 0: 1. The device may want fewer
+	Window int            // how many blocks may be on their way; 0: 1, as it must be on a serial line. The device may want fewer
 	Line   string         // for people: "9600 baud", "Modbus TCP"
 	Rate   float64        // bytes of the file per second that the line allows, see RTURate; 0: it is measured
 }

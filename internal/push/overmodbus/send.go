@@ -208,6 +208,9 @@ func (t *transfer) bring(ctx context.Context, s *profile.Status) error {
 		return t.command(ctx, &profile.Command{Code: profile.CloseAll, Session: t.session})
 	case s.State == profile.Opening: // the head of the file has to be verified first
 		limit, most = t.head, int(s.Window)
+		if t.head > 1 && t.blocks.more(t.head-1) {
+			limit-- // in its last block images begin: a device may want to have the rest before
+		}
 	case t.blocks.doubt:
 		most = 1
 	}

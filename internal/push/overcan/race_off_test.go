@@ -1,0 +1,5 @@
+//go:build !race
+
+package overcan_test
+
+const raceEnabled = false

@@ -1,0 +1,169 @@
+package overmodbus_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/interlock-energy/ota/bus/bustest"
+	"github.com/interlock-energy/ota/source/modbus/profile"
+)
+
+// A file goes into a device, over TCP with several windows and over a serial line, with
+// every block sent once.
+func TestSend(t *testing.T) {
+	release, f := file(t, 9000)
+	for _, tt := range []struct {
+		name   string
+		serial int
+		window int
+	}{{"TCP, one at a time", 0, 1}, {"TCP, 8 at once", 0, 8}, {"TCP, 64 at once", 0, 64}, {"9600 baud", 9600, 8}, {"115200 baud", 115200, 1}} {
+		bubble(t, tt.name, func(t *testing.T) {
+			g := newRig(t, release, func(g *rig) { g.serial, g.delay = tt.serial, time.Millisecond })
+			defer g.end()
+			if err := g.send(t.Context(), f, tt.window); err != nil {
+				t.Fatal(err)
+			}
+			g.whole(f)
+			if got, _ := g.sent(); int64(got) != profile.Blocks(f.Size) {
+				t.Errorf("got %d blocks sent, want %d", got, profile.Blocks(f.Size))
+			}
+		})
+	}
+}
+
+// requests is how many requests an undisturbed transfer takes.
+func requests(t *testing.T, serial, window int) (n int) {
+	release, f := file(t, 2500)
+	bubble(t, "undisturbed", func(t *testing.T) {
+		g := newRig(t, release, func(g *rig) { g.serial = serial })
+		defer g.end()
+		if err := g.send(t.Context(), f, window); err != nil {
+			t.Fatal(err)
+		}
+		_, n = g.sent()
+	})
+	return n
+}
+
+// Whatever is cut at whatever request or answer of a transfer, it goes on, and no block
+// is sent again that was acknowledged.
+func TestEveryCut(t *testing.T) {
+	for _, window := range []int{1, 6} {
+		n := requests(t, 0, window)
+		t.Logf("window %d: %d requests", window, n)
+		release, f := file(t, 2500)
+		for _, side := range []string{bustest.Master, bustest.Slave} {
+			for _, verdict := range []bustest.Verdict{bustest.Cut, bustest.CutInner, bustest.CutAfter, bustest.Lose} {
+				for at := range n {
+					bubble(t, fmt.Sprintf("window %d/%s/%s/%d", window, side, verdict, at), func(t *testing.T) {
+						g := newRig(t, release, func(g *rig) { g.faults = once(side, verdict, at) })
+						defer g.end()
+						if err := g.persist(f, window); err != nil {
+							t.Fatal(err)
+						}
+						g.whole(f)
+					})
+				}
+			}
+		}
+	}
+}
+
+// once does something to the frame with a number that an end sends.
+func once(side string, verdict bustest.Verdict, at int) bustest.Faults {
+	return bustest.Faults{From: side, Exactly: func(r bustest.Record) bustest.Verdict {
+		if r.N == at {
+			return verdict
+		}
+		return bustest.Pass
+	}}
+}
+
+// The same on a serial line, on which frames get lost, damaged, doubled and late.
+func TestEveryLoss(t *testing.T) {
+	n := requests(t, 115200, 1)
+	t.Logf("%d requests", n)
+	release, f := file(t, 2500)
+	for _, side := range []string{bustest.Master, bustest.Slave} {
+		for _, verdict := range []bustest.Verdict{bustest.Lose, bustest.Garble, bustest.Double, bustest.Swap} {
+			for at := range n {
+				bubble(t, fmt.Sprintf("%s/%s/%d", side, verdict, at), func(t *testing.T) {
+					g := newRig(t, release, func(g *rig) { g.serial, g.faults = 115200, once(side, verdict, at) })
+					defer g.end()
+					if err := g.persist(f, 1); err != nil {
+						t.Fatal(err)
+					}
+					g.whole(f)
+				})
+			}
+		}
+	}
+}
+
+// The agent restarts at every request: its sessions are gone, and what it had is not.
+func TestEveryRestartOfTheDevice(t *testing.T) {
+	for _, window := range []int{1, 6} {
+		n := requests(t, 0, window)
+		release, f := file(t, 2500)
+		for at := range n {
+			bubble(t, fmt.Sprintf("window %d/%d", window, at), func(t *testing.T) {
+				restarted := make(chan struct{})
+				var g *rig
+				g = newRig(t, release, func(r *rig) {
+					r.faults = bustest.Faults{From: bustest.Master, Exactly: func(rec bustest.Record) bustest.Verdict {
+						if rec.N == at {
+							go func() {
+								defer close(restarted)
+								g.restart(3 * time.Second)
+							}()
+						}
+						return bustest.Pass
+					}}
+				})
+				defer g.end()
+				if err := g.persist(f, window); err != nil {
+					t.Fatal(err)
+				}
+				<-restarted
+				if err := g.persist(f, window); err != nil { // the restart may have come after the end
+					t.Fatal(err)
+				}
+				g.whole(f)
+			})
+		}
+	}
+}
+
+// The program that pushes is killed at every request, and started again.
+func TestEveryRestartOfTheMaster(t *testing.T) {
+	for _, serial := range []int{0, 115200} {
+		n := requests(t, serial, 6)
+		release, f := file(t, 2500)
+		for at := range n {
+			bubble(t, fmt.Sprintf("%d baud/%d", serial, at), func(t *testing.T) {
+				ctx, kill := context.WithCancel(t.Context())
+				defer kill()
+				g := newRig(t, release, func(g *rig) {
+					g.serial = serial
+					g.faults = bustest.Faults{From: bustest.Master, Exactly: func(r bustest.Record) bustest.Verdict {
+						if r.N == at {
+							kill()
+						}
+						return bustest.Pass
+					}}
+				})
+				defer g.end()
+				if err := g.send(ctx, f, 6); err == nil && at < n-1 {
+					t.Error("got a transfer to its end, want it killed")
+				}
+				<-time.After(200 * time.Millisecond)
+				if err := g.persist(f, 6); err != nil {
+					t.Fatal(err)
+				}
+				g.whole(f)
+			})
+		}
+	}
+}
