@@ -302,7 +302,7 @@ func (b *Inbox) restoreGarbage() {
 	for _, e := range entries {
 		number, ok := strings.CutPrefix(e.Name(), dataPrefix)
 		n, err := strconv.ParseInt(number, 10, 64)
-		if !ok || err != nil || strconv.FormatInt(n, 10) != number || e.IsDir() {
+		if !ok || err != nil || n < 0 || strconv.FormatInt(n, 10) != number || e.IsDir() {
 			continue
 		}
 		if n == b.s.File && b.s.Phase != Empty && b.s.Phase != Ended && b.s.Phase != Failed {
