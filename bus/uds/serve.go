@@ -199,29 +199,31 @@ func (l *line) wait() {
 	}
 }
 
-// finish answers. What is to be done after the answer still belongs to the request.
+// finish answers. What is to be done after the answer still belongs to the request;
+// otherwise others may ask from before the answer on, which may take long to send.
 func (l *line) finish(done result) {
 	r := l.run
 	l.pending.Stop()
+	r.cancel()
+	if done.after == nil {
+		l.s.release()
+	}
 	if !r.answered {
 		l.send(r, done.answer)
 		r.answered = true
 	}
-	if done.after != nil {
-		ctx, cancel := context.WithCancel(l.ctx)
-		r.cancel()
-		r.cancel = cancel
-		l.s.leave(l, EndReset)
-		go func() {
-			done.after(ctx)
-			l.done <- result{}
-		}()
+	if done.after == nil {
+		l.run = nil
+		l.listen()
 		return
 	}
-	r.cancel()
-	l.run = nil
-	l.s.release()
-	l.listen()
+	var ctx context.Context
+	ctx, r.cancel = context.WithCancel(l.ctx)
+	l.s.leave(l, EndReset)
+	go func() {
+		done.after(ctx)
+		l.done <- result{}
+	}()
 }
 
 // listen begins to wait for the next request of a tester that holds a session.
