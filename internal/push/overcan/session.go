@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/bus/uds"
@@ -28,9 +29,14 @@ func (d *Device) program(ctx context.Context) error {
 	return nil
 }
 
-// mostSeeds is how many seeds are asked for in one attempt: the answer to a key may be
-// lost, and a seed is good for one key only.
-const mostSeeds = 4
+// How seeds are asked for. Each request makes the device forget the seed before, so a
+// second one must not be on its way while the answer to the first is: the key would be
+// taken for a wrong one, and those are counted. So nothing is repeated in a hurry; the
+// timeouts of ISO-TP, after which nothing more of a message comes, are 1 s.
+const (
+	mostSeeds = 5 // in one attempt to go on
+	settled   = 1200 * time.Millisecond
+)
 
 // unlock shows who asks, if the device wants to know.
 func (d *Device) unlock(ctx context.Context) error {
@@ -49,16 +55,23 @@ func (d *Device) unlock(ctx context.Context) error {
 	default:
 		return push.Fail(ota.ErrAuthentication, "the device takes firmware from nobody over CAN: no tester's key is configured there")
 	}
+	stumbled := false // what was sent may not be what arrived
 	for try := 1; ; try++ {
 		err := prove(ctx)
 		switch {
 		case err == nil:
 			return nil
+		case stumbled && try < mostSeeds && (code(err) == uds.InvalidKey || code(err) == uds.OwnershipVerificationFailed):
+			continue
 		case code(err) == uds.InvalidKey || code(err) == uds.OwnershipVerificationFailed:
 			return push.Fail(ota.ErrAuthentication, "the device does not know this tester's key (%v)", code(err))
 		case code(err) == uds.ExceededNumberOfAttempts:
 			return push.Fail(ota.ErrAuthentication, "the device does not know this tester's key, and has seen too many of those; it listens again in 10 s (%v)", code(err))
 		case try == mostSeeds || !errors.Is(err, push.ErrLine) && code(err) != uds.RequestSequenceError:
+			return err
+		}
+		stumbled = true
+		if err := push.Wait(ctx, settled); err != nil {
 			return err
 		}
 	}
@@ -67,8 +80,13 @@ func (d *Device) unlock(ctx context.Context) error {
 // accessKey answers a seed (27).
 func (d *Device) accessKey(ctx context.Context) error {
 	var seed []byte
-	err := d.ask(ctx, "ask for a seed", func(c *uds.Client) (err error) {
-		seed, err = c.RequestSeed(ctx, profile.SecurityLevel, nil)
+	err := d.ask(ctx, "ask for a seed", func(c *uds.Client) error {
+		b, err := c.Request(ctx, uds.SecurityRequest{Level: profile.SecurityLevel}.Append(nil)) // once
+		if err != nil {
+			return err
+		}
+		a, err := uds.ParseSecurityAnswer(b)
+		seed = a.Seed
 		return err
 	})
 	if err != nil {
@@ -88,8 +106,13 @@ func (d *Device) accessKey(ctx context.Context) error {
 func (d *Device) authenticate(ctx context.Context) error {
 	algorithm := uds.Algorithm(profile.Algorithm)
 	var challenge []byte
-	err := d.ask(ctx, "ask for a challenge", func(c *uds.Client) (err error) {
-		challenge, err = c.Challenge(ctx, algorithm)
+	err := d.ask(ctx, "ask for a challenge", func(c *uds.Client) error {
+		b, err := c.Request(ctx, uds.AuthenticationRequest{Task: uds.RequestChallenge, Algorithm: algorithm}.Append(nil)) // once
+		if err != nil {
+			return err
+		}
+		a, err := uds.ParseAuthenticationAnswer(b)
+		challenge = a.Challenge
 		return err
 	})
 	if err != nil {
