@@ -31,6 +31,7 @@ type rig struct {
 	dir     string
 	release *otatest.SignedRelease
 	judge   func(*ota.Manifest) error
+	inHand  func() string
 
 	box  *inbox.Inbox
 	src  *modbus.Source
@@ -62,7 +63,7 @@ func (r *rig) start(change ...func(*modbus.Config)) {
 	r.t.Helper()
 	var err error
 	quiet := slog.New(slog.DiscardHandler)
-	r.box, err = inbox.Open(inbox.Config{FS: r.fs, Dir: r.dir, Verify: r.release.Verify, Judge: r.judge, Log: quiet})
+	r.box, err = inbox.Open(inbox.Config{FS: r.fs, Dir: r.dir, Verify: r.release.Verify, Judge: r.judge, InHand: r.inHand, Log: quiet})
 	if err != nil {
 		r.t.Fatal(err)
 	}
