@@ -64,8 +64,9 @@ type Agent struct {
 	read        bms.Reader          // nil: no battery
 	guard       *bms.Guard          // nil: no battery
 	gate        ota.Gate
-	checks      []check // of firmware on trial
-	symptoms    []check // of firmware in its soak
+	windows     ota.Gate // the part of gate that looks at the clock; nil: always
+	checks      []check  // of firmware on trial
+	symptoms    []check  // of firmware in its soak
 	suspend     ota.SuspendAt
 	started     time.Time
 	alive       alive
@@ -102,6 +103,7 @@ type Agent struct {
 	noUpdates        string    // why there is no manager in this boot
 	notManaged       string    // why there is no manager yet
 	published        time.Time // progress
+	shownEvidence    shownEvidence
 }
 
 // New checks cfg and returns the agent. It reads the files that cfg names, such
@@ -151,7 +153,7 @@ func (a *Agent) fill() (err error) {
 			return fmt.Errorf("battery: %w", err)
 		}
 	}
-	if a.gate, err = newGates(c, a.guard); err != nil {
+	if a.gate, a.windows, err = newGates(c, a.guard); err != nil {
 		return err
 	}
 	if a.checks, err = a.newChecks(c.Health, bms.DefaultTolerance()); err != nil {
@@ -176,7 +178,7 @@ func (a *Agent) fill() (err error) {
 			return err
 		}
 	}
-	if _, err := a.newSources(version); err != nil {
+	if _, err := a.newSources(version, true); err != nil {
 		return err
 	}
 	if c.Watchdog.Device != "" {
@@ -345,7 +347,7 @@ func (a *Agent) manage(ctx context.Context, version string, firmware *supervise.
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel(nil)
-	src, err := a.newSources(version)
+	src, err := a.newSources(version, false)
 	if err != nil {
 		return unmadeError{err}
 	}

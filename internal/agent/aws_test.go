@@ -124,7 +124,7 @@ func TestWakesAreSpaced(t *testing.T) {
 			if remote {
 				src = &caller{wake: wake}
 			}
-			m := &multi{sources: []named{{"s", src}}, wake: make(chan struct{}, 1), spacing: 10 * time.Minute, log: slog.New(slog.DiscardHandler)}
+			m := &multi{sources: []named{{name: "s", Source: src}}, wake: make(chan struct{}, 1), spacing: 10 * time.Minute, log: slog.New(slog.DiscardHandler)}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			go m.run(ctx)

@@ -70,12 +70,14 @@ type Device struct {
 
 // Source is one place that releases come from.
 type Source struct {
-	Kind   string  `yaml:"kind"` // https, aws_iot, media, sd_card, usb; default: that of the only section given
-	HTTPS  *HTTPS  `yaml:"https"`
-	AWSIoT *AWSIoT `yaml:"aws_iot"`
-	Media  *Media  `yaml:"media"`
-	SDCard *SDCard `yaml:"sd_card"`
-	USB    *USB    `yaml:"usb"`
+	Kind   string        `yaml:"kind"` // https, aws_iot, modbus, canbus, media, sd_card, usb; default: that of the only section given
+	HTTPS  *HTTPS        `yaml:"https"`
+	AWSIoT *AWSIoT       `yaml:"aws_iot"`
+	Modbus *ModbusServer `yaml:"modbus"`
+	CANBus *CANServer    `yaml:"canbus"`
+	Media  *Media        `yaml:"media"`
+	SDCard *SDCard       `yaml:"sd_card"`
+	USB    *USB          `yaml:"usb"`
 }
 
 // HTTPS configures package source/https.

@@ -581,6 +581,9 @@ func (w *witness) asked(p control.Peer, c control.Command) {
 
 func asker(p control.Peer, what string) evidence.Asked {
 	a := evidence.Asked{For: what, By: "a program that holds the agent"}
+	if p.Bus != "" {
+		a.By = p.Bus
+	}
 	if p.Known {
 		a.By, a.UID, a.PID = "control socket", &p.UID, &p.PID
 		if u, err := user.LookupId(strconv.FormatUint(uint64(p.UID), 10)); err == nil {

@@ -165,24 +165,9 @@ func (m *Modbus) client() (*modbus.Client, error) {
 }
 
 func (t *ModbusTLS) config(address string) (*tls.Config, error) {
-	var pems [3][]byte
-	for i, f := range []struct{ key, path string }{{"ca_file", t.CAFile}, {"cert_file", t.CertFile}, {"key_file", t.KeyFile}} {
-		if f.path == "" {
-			return nil, fmt.Errorf("modbus.tls.%s is missing: both sides show certificates", f.key)
-		}
-		b, err := readSmall(f.path)
-		if err != nil {
-			return nil, fmt.Errorf("modbus.tls.%s: %w", f.key, err)
-		}
-		pems[i] = b
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pems[0]) {
-		return nil, fmt.Errorf("modbus.tls.ca_file: %s has no certificate", t.CAFile)
-	}
-	pair, err := tls.X509KeyPair(pems[1], pems[2])
+	pair, pool, err := readTLS("modbus.tls", t.CAFile, t.CertFile, t.KeyFile)
 	if err != nil {
-		return nil, fmt.Errorf("modbus.tls: %s and %s: %w", t.CertFile, t.KeyFile, err)
+		return nil, err
 	}
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -193,6 +178,28 @@ func (t *ModbusTLS) config(address string) (*tls.Config, error) {
 		return nil, fmt.Errorf("modbus.tls: %w", err)
 	}
 	return config, nil
+}
+
+// readTLS reads the certificates of a connection on which both sides show one. section is
+// where they are configured.
+func readTLS(section, ca, cert, key string) (pair tls.Certificate, pool *x509.CertPool, err error) {
+	var pems [3][]byte
+	for i, f := range []struct{ key, path string }{{"ca_file", ca}, {"cert_file", cert}, {"key_file", key}} {
+		if f.path == "" {
+			return pair, nil, fmt.Errorf("%s.%s is missing: both sides show certificates", section, f.key)
+		}
+		if pems[i], err = readSmall(f.path); err != nil {
+			return pair, nil, fmt.Errorf("%s.%s: %w", section, f.key, err)
+		}
+	}
+	pool = x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pems[0]) {
+		return pair, nil, fmt.Errorf("%s.ca_file: %s has no certificate", section, ca)
+	}
+	if pair, err = tls.X509KeyPair(pems[1], pems[2]); err != nil {
+		return pair, nil, fmt.Errorf("%s: %s and %s: %w", section, cert, key, err)
+	}
+	return pair, pool, nil
 }
 
 func (l *links) close() (err error) {

@@ -123,12 +123,17 @@ var knownKeys = map[string][]string{
 		"automatic_update", "allow_rollback", "rollback_timeout", "rollback_timeout_ms", "validation_time", "max_tries", "retries", "retry_delay",
 		"stall_timeout", "max_backoff", "soak", "suspend", "battery", "dwell", "windows", "health", "quiesce", "hooks", "logs", "slot", "control", "watchdog"},
 	"Device": {"id", "product", "hardware", "version", "version_file", "security_version"},
-	"Source": {"kind", "https", "aws_iot", "media", "sd_card", "usb"},
+	"Source": {"kind", "https", "aws_iot", "modbus", "canbus", "media", "sd_card", "usb"},
 	"HTTPS": {"url", "kind", "cert_pem", "cert_pem_file", "basic_auth_user", "basic_auth_pass", "basic_auth_pass_file", "token", "token_file",
 		"client_cert_file", "client_key_file", "allow_plain", "read_buffer", "connect_timeout", "response_timeout"},
 	"AWSIoT": {"endpoint", "thing", "client_id", "topic", "jobs_prefix", "cert_pem", "cert_pem_file", "client_cert_file", "client_key_file",
 		"download_cert_pem_file", "code_signing_files", "max_file", "step_timeout", "keepalive", "session_expiry", "status_interval",
 		"connect_timeout", "allow_plain"},
+	"ModbusServer": {"listen", "tls", "serial", "device_id", "function_code", "register_addr", "allow_plain", "allow", "idle_timeout", "window",
+		"max_file", "consent"},
+	"ModbusServerTLS": {"listen", "ca_file", "cert_file", "key_file", "roles"},
+	"CANServer": {"interface", "slcan", "tcp", "bitrate", "address", "tester_address", "priority", "can_id", "answer_id", "bus_share", "block_size",
+		"st_min", "tester_files", "allow_open", "max_file", "consent"},
 	"Media":  {"path", "poll"},
 	"SDCard": {"filepath"},
 	"USB":    {"device_path"},
@@ -246,6 +251,22 @@ func (c *Config) resolve(dir string) {
 			paths = append(paths, &i.CertPEMFile, &i.ClientCertFile, &i.ClientKeyFile, &i.DownloadCertPEMFile)
 			for n := range i.CodeSigningFiles {
 				paths = append(paths, &i.CodeSigningFiles[n])
+			}
+		}
+		if b := s.Modbus; b != nil {
+			if b.TLS != nil {
+				paths = append(paths, &b.TLS.CAFile, &b.TLS.CertFile, &b.TLS.KeyFile)
+			}
+			if b.Serial != nil {
+				paths = append(paths, &b.Serial.Device)
+			}
+		}
+		if b := s.CANBus; b != nil {
+			if b.SLCAN != nil {
+				paths = append(paths, &b.SLCAN.Device)
+			}
+			for n := range b.TesterFiles {
+				paths = append(paths, &b.TesterFiles[n])
 			}
 		}
 		if s.Media != nil {

@@ -19,6 +19,7 @@ import (
 type named struct {
 	name string
 	ota.Source
+	consents bool // when it wakes the manager, a person has asked for the installation
 }
 
 // multi is the sources of a device as one. Latest asks each, and the newest
@@ -27,11 +28,12 @@ type named struct {
 type multi struct {
 	sources []named
 	verify  ota.Verify
-	fits    func(*ota.Manifest) bool       // a release that may be installed here, as far as that is known
-	skipped func(digest string) bool       // one that has failed here
-	inHand  func() (digest string)         // the release that is being installed, or ""
-	checked func(err error)                // called after each Latest
-	enter   func(what string) (end func()) // see alive
+	fits    func(*ota.Manifest) bool                 // a release that may be installed here, as far as that is known
+	skipped func(digest string) bool                 // one that has failed here
+	inHand  func() (digest string)                   // the release that is being installed, or ""
+	checked func(err error)                          // called after each Latest
+	enter   func(what string) (end func())           // see alive
+	install func(ctx context.Context, source string) // asks for the installation as a person does
 	log     *slog.Logger
 	wake    chan struct{} // has room for one
 	spacing time.Duration // between checks that a server wakes the manager for, after the first few
@@ -256,6 +258,10 @@ func (m *multi) passOn(ctx context.Context, s named, wake <-chan struct{}) {
 			full = full.Add(m.spacing)
 		}
 		m.log.Info("something may be new", "source", s.name)
+		if s.consents {
+			m.install(ctx, s.name)
+			continue
+		}
 		m.wakeUp()
 	}
 }

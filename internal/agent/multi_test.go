@@ -65,7 +65,7 @@ func newMulti(a *Agent, sources ...*shelf) *multi {
 	m := &multi{verify: verifyJSON, enter: a.alive.enter, log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1),
 		fits: func(m *ota.Manifest) bool { return a.judge(m, "1.0.0") == nil }, skipped: a.skipped, inHand: a.inHand, checked: func(error) {}}
 	for i, s := range sources {
-		m.sources = append(m.sources, named{fmt.Sprintf("source%d", i+1), s})
+		m.sources = append(m.sources, named{name: fmt.Sprintf("source%d", i+1), Source: s})
 	}
 	return m
 }

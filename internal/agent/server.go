@@ -62,6 +62,10 @@ func (a *Agent) sourceNames() (names []string) {
 			names = append(names, fmt.Sprintf("https %s %s", orDefault(s.HTTPS.Kind, "server"), u))
 		case "aws_iot":
 			names = append(names, fmt.Sprintf("aws_iot %s as %s", s.AWSIoT.Endpoint, orDefault(s.AWSIoT.Thing, a.cfg.Device.ID)))
+		case "modbus":
+			names = append(names, "modbus "+s.Modbus.where())
+		case "canbus":
+			names = append(names, "canbus "+s.CANBus.where())
 		case "media":
 			names = append(names, "media "+s.Media.Path)
 		case "sd_card":
@@ -73,12 +77,12 @@ func (a *Agent) sourceNames() (names []string) {
 	return names
 }
 
-// newSources makes the sources, for firmware of this version.
-func (a *Agent) newSources(version string) (*sourceSet, error) {
+// newSources makes the sources, for firmware of this version, or checks how they are configured.
+func (a *Agent) newSources(version string, check bool) (*sourceSet, error) {
 	set := &sourceSet{explain: a.explain, checks: make(chan struct{}, 1)}
 	set.multi = &multi{verify: a.verify, enter: a.alive.enter, log: a.log, wake: make(chan struct{}, 1), spacing: a.wakeSpacing(),
 		fits:    func(m *ota.Manifest) bool { return a.judge(m, version) == nil },
-		skipped: a.skipped, inHand: a.inHand,
+		skipped: a.skipped, inHand: a.inHand, install: a.installFor,
 		checked: func(err error) {
 			a.counters.checked(err)
 			select {
@@ -89,7 +93,7 @@ func (a *Agent) newSources(version string) (*sourceSet, error) {
 	}
 	configured := a.cfg.allSources()
 	for i := range configured {
-		s, err := a.newSource(&configured[i], version)
+		s, err := a.newSource(&configured[i], version, check)
 		if err != nil && len(configured) > 1 {
 			return nil, fmt.Errorf("sources, entry %d: %w", i+1, err)
 		}
@@ -97,10 +101,10 @@ func (a *Agent) newSources(version string) (*sourceSet, error) {
 			return nil, fmt.Errorf("source: %w", err)
 		}
 		kind, _ := configured[i].kind() // newSource has looked
-		if kind == "aws_iot" && slices.ContainsFunc(set.sources, func(s named) bool { return s.name == kind }) {
-			return nil, fmt.Errorf("sources, entry %d: there is another aws_iot before it, and both would keep their jobs in state_dir; keep one", i+1)
+		if slices.Contains([]string{"aws_iot", "modbus", "canbus"}, kind) && slices.ContainsFunc(set.sources, func(s named) bool { return s.name == kind }) {
+			return nil, fmt.Errorf("sources, entry %d: there is another %s before it, and both would keep what they do in the same place in state_dir; keep one", i+1, kind)
 		}
-		set.sources = append(set.sources, named{kind, s})
+		set.sources = append(set.sources, named{kind, s, configured[i].consents()})
 		if to, ok := s.(server); ok {
 			set.servers = append(set.servers, to)
 		}

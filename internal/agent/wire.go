@@ -21,11 +21,9 @@ import (
 // This file is where kinds in the configuration become adapters. To add one, add
 // a case.
 
-// errPlanned is for kinds that the design names and this version does not have.
-var errPlanned = errors.New("not in this version")
-
-// newSource makes the source that s describes, for a device that runs version.
-func (a *Agent) newSource(s *Source, version string) (ota.Source, error) {
+// newSource makes the source that s describes, for a device that runs version. One that is
+// made for a check of the configuration reads no state.
+func (a *Agent) newSource(s *Source, version string, check bool) (ota.Source, error) {
 	kind, err := s.kind()
 	if err != nil {
 		return nil, err
@@ -45,20 +43,30 @@ func (a *Agent) newSource(s *Source, version string) (ota.Source, error) {
 			return nil, fmt.Errorf("aws_iot: %w", err)
 		}
 		return src, nil
-	case "modbus", "canbus":
-		return nil, fmt.Errorf("kind %s is %w; known are %s", kind, errPlanned, knownSources)
+	case "modbus":
+		src, err := a.newModbusServer(s.Modbus, version, check)
+		if err != nil {
+			return nil, fmt.Errorf("modbus: %w", err)
+		}
+		return src, nil
+	case "canbus":
+		src, err := a.newCANServer(s.CANBus, version, check)
+		if err != nil {
+			return nil, fmt.Errorf("canbus: %w", err)
+		}
+		return src, nil
 	}
-	return nil, fmt.Errorf("kind %q is not known; known are %s; modbus and canbus are planned", kind, knownSources)
+	return nil, fmt.Errorf("kind %q is not known; known are %s", kind, knownSources)
 }
 
-const knownSources = "https, aws_iot, media, sd_card and usb"
+const knownSources = "https, aws_iot, modbus, canbus, media, sd_card and usb"
 
 // sections returns the names of the sections that are given.
 func (s *Source) sections() (given []string) {
 	for _, x := range []struct {
 		name  string
 		given bool
-	}{{"https", s.HTTPS != nil}, {"aws_iot", s.AWSIoT != nil}, {"media", s.Media != nil}, {"sd_card", s.SDCard != nil}, {"usb", s.USB != nil}} {
+	}{{"https", s.HTTPS != nil}, {"aws_iot", s.AWSIoT != nil}, {"modbus", s.Modbus != nil}, {"canbus", s.CANBus != nil}, {"media", s.Media != nil}, {"sd_card", s.SDCard != nil}, {"usb", s.USB != nil}} {
 		if x.given {
 			given = append(given, x.name)
 		}
@@ -78,7 +86,7 @@ func (s *Source) kind() (string, error) {
 		return sections[0], nil
 	case len(sections) == 1 && sections[0] != s.Kind:
 		return "", fmt.Errorf("kind is %q, and the section is %s", s.Kind, sections[0])
-	case len(sections) == 0 && slices.Contains([]string{"https", "aws_iot", "media", "sd_card", "usb"}, s.Kind):
+	case len(sections) == 0 && slices.Contains([]string{"https", "aws_iot", "modbus", "canbus", "media", "sd_card", "usb"}, s.Kind):
 		return "", fmt.Errorf("section %s is missing", s.Kind)
 	}
 	return s.Kind, nil
@@ -215,7 +223,7 @@ func newKeys(cfg *Config) (*bundle.Keys, error) {
 }
 
 // newGates combines what must be so before an update goes on.
-func newGates(cfg *Config, guard *bms.Guard) (ota.Gate, error) {
+func newGates(cfg *Config, guard *bms.Guard) (all, windows ota.Gate, err error) {
 	battery := ota.Gate(gate.NoBattery)
 	if guard != nil {
 		answer := time.Second
@@ -230,17 +238,16 @@ func newGates(cfg *Config, guard *bms.Guard) (ota.Gate, error) {
 		for i, w := range cfg.Windows {
 			h, err := gate.ParseHours(w)
 			if err != nil {
-				return nil, fmt.Errorf("windows, entry %d: %w", i+1, err)
+				return nil, nil, fmt.Errorf("windows, entry %d: %w", i+1, err)
 			}
 			hours = append(hours, h)
 		}
-		w, err := gate.Window(hours...)
-		if err != nil {
-			return nil, fmt.Errorf("windows: %w", err)
+		if windows, err = gate.Window(hours...); err != nil {
+			return nil, nil, fmt.Errorf("windows: %w", err)
 		}
-		gates = append(gates, w)
+		gates = append(gates, windows)
 	}
-	return gate.All(gates...), nil
+	return gate.All(gates...), windows, nil
 }
 
 func webURL(s string) (*url.URL, error) {

@@ -11,6 +11,7 @@ type Peer struct {
 	Known bool
 	UID   uint32
 	PID   int32
+	Bus   string // it came over a field bus, by this source; "": not
 }
 
 // A PeerDevice is a [Device] that wants to know who gives a command.

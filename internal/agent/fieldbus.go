@@ -1,0 +1,368 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/bus/modbus"
+	"github.com/interlock-energy/ota/gate"
+	"github.com/interlock-energy/ota/internal/control"
+	"github.com/interlock-energy/ota/internal/inbox"
+	sourcecan "github.com/interlock-energy/ota/source/can"
+	sourcemodbus "github.com/interlock-energy/ota/source/modbus"
+)
+
+// ModbusServer configures package source/modbus: the device as a Modbus server to which a
+// master writes a bundle. At least one of Listen, TLS and Serial is given.
+type ModbusServer struct {
+	Listen string           `yaml:"listen"` // host:port of plain TCP
+	TLS    *ModbusServerTLS `yaml:"tls"`
+	Serial *Serial          `yaml:"serial"` // an RTU line
+
+	DeviceID     int     `yaml:"device_id"`     // the unit; the specification's name; default 1
+	FunctionCode int     `yaml:"function_code"` // 16 or 21, the only way to write; the specification's name; default: both
+	RegisterAddr *uint16 `yaml:"register_addr"` // of the map; the specification's name; default 0xE000
+
+	AllowPlain bool     `yaml:"allow_plain"` // writes on plain TCP, from Allow
+	Allow      []string `yaml:"allow"`       // addresses and networks
+
+	IdleTimeout Duration `yaml:"idle_timeout"`
+	Window      int      `yaml:"window"`   // blocks
+	MaxFile     int64    `yaml:"max_file"` // bytes of a bundle
+	Consent     bool     `yaml:"consent"`  // INSTALL counts as a person's consent
+}
+
+// ModbusServerTLS is Modbus over TLS, with certificates on both sides.
+type ModbusServerTLS struct {
+	Listen   string   `yaml:"listen"` // host:port, usually 802
+	CAFile   string   `yaml:"ca_file"`
+	CertFile string   `yaml:"cert_file"`
+	KeyFile  string   `yaml:"key_file"`
+	Roles    []string `yaml:"roles"` // that may write
+}
+
+// CANServer configures package source/can: the device as a UDS server to which a tester
+// writes a bundle. One of Interface, SLCAN and TCP is given.
+type CANServer struct {
+	Interface string `yaml:"interface"` // of Linux, for example can0
+	SLCAN     *SLCAN `yaml:"slcan"`     // a serial adapter
+	TCP       string `yaml:"tcp"`       // host:port of a converter
+	Bitrate   int    `yaml:"bitrate"`   // of the bus; default 500000
+
+	Address       int    `yaml:"address"`        // of this device in 29-bit identifiers; default 0x10
+	TesterAddress int    `yaml:"tester_address"` // default 0xF1
+	Priority      int    `yaml:"priority"`       // of 29-bit identifiers; the specification's name; default 6
+	CANID         uint32 `yaml:"can_id"`         // of requests, instead of these; the specification's name
+	AnswerID      uint32 `yaml:"answer_id"`
+
+	BusShare  int      `yaml:"bus_share"`  // %
+	BlockSize int      `yaml:"block_size"` // frames for a flow control frame
+	STmin     Duration `yaml:"st_min"`
+
+	TesterFiles []string `yaml:"tester_files"` // public keys of those who may write
+	AllowOpen   bool     `yaml:"allow_open"`   // everybody on the bus may
+	MaxFile     int64    `yaml:"max_file"`     // bytes of a bundle
+	Consent     bool     `yaml:"consent"`      // a request to install counts as a person's consent
+}
+
+// where is for people.
+func (s *ModbusServer) where() string {
+	var ways []string
+	if s.Listen != "" {
+		ways = append(ways, "tcp "+s.Listen)
+	}
+	if s.TLS != nil {
+		ways = append(ways, "tls "+s.TLS.Listen)
+	}
+	if s.Serial != nil {
+		ways = append(ways, "rtu "+s.Serial.Device)
+	}
+	return strings.Join(ways, ", ")
+}
+
+// where is for people.
+func (s *CANServer) where() string {
+	if s.SLCAN != nil {
+		return s.SLCAN.Device
+	}
+	return orDefault(s.Interface, s.TCP)
+}
+
+// consents reports whether who pushes a release and asks for its installation counts as the
+// person whose consent is needed where updates are not automatic.
+func (s *Source) consents() bool {
+	return s.Modbus != nil && s.Modbus.Consent || s.CANBus != nil && s.CANBus.Consent
+}
+
+// pushed is a source into which releases are pushed over a bus.
+type pushed struct {
+	*inbox.Inbox
+	serve func(context.Context) error
+}
+
+// Run serves the bus until ctx ends.
+func (p pushed) Run(ctx context.Context) error {
+	defer p.Inbox.Close()
+	return p.serve(ctx)
+}
+
+// newInbox opens what was received over a bus of this kind, or, for a check of the
+// configuration, only says where it is.
+func (a *Agent) newInbox(kind, version string, most int64, consents, check bool) (*inbox.Inbox, error) {
+	if most < 0 {
+		return nil, fmt.Errorf("max_file is %d, want more than 0", most)
+	}
+	if check {
+		return new(inbox.Inbox), nil
+	}
+	var box *inbox.Inbox
+	box, err := inbox.Open(inbox.Config{Dir: filepath.Join(a.cfg.StateDir, "inbox-"+kind), Max: most, Verify: a.verify, Log: a.log, Now: a.now,
+		Judge: func(m *ota.Manifest) error {
+			if why, skipped := a.skippedWhy(m.Digest); skipped && !consents {
+				return fmt.Errorf("%w: release %s is not taken again, unless a person on the device asks for it: %s", ota.ErrIncompatible, m.Version, why)
+			}
+			return a.judgeJob(m, version)
+		},
+		InHand: func() string {
+			if a.record.Load() == nil && box != nil { // not known yet: it may be this one
+				return box.State().Digest
+			}
+			return a.inHand()
+		}})
+	if err != nil {
+		return nil, err
+	}
+	return box, nil
+}
+
+// installFor asks for the installation, restart included, for whoever asked a source for it.
+func (a *Agent) installFor(ctx context.Context, source string) {
+	for {
+		err := a.CommandBy(control.Peer{Bus: source}, control.Apply).Wait(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, ota.ErrBusy): // a check may be under way
+			if pause(ctx, askAgain) {
+				continue
+			}
+			return
+		case err != nil: // also a gate's no: the manager goes on when that changes
+			a.log.Info("a release that was asked for over a bus waits", "source", source, "error", err)
+		}
+		return
+	}
+}
+
+// askAgain is between two times a busy manager is asked.
+const askAgain = time.Second
+
+// precheck says whether the gate would say yes to m now, without the time for which that
+// has to last, and without any effect on an update that waits. m may be nil.
+func (a *Agent) precheck(ctx context.Context, m *ota.Manifest) error {
+	defer a.alive.enter("asking the gate for a bus")()
+	if a.windows != nil {
+		if err := a.windows(ctx, m, ota.BeforeWrite); err != nil {
+			return err
+		}
+	}
+	if a.guard == nil {
+		return gate.NoBattery(ctx, m, ota.BeforeWrite)
+	}
+	return a.guard.Would(ctx, m)
+}
+
+// newCANServer makes a source of kind canbus.
+func (a *Agent) newCANServer(c *CANServer, version string, check bool) (ota.Source, error) {
+	box, err := a.newInbox("canbus", version, c.MaxFile, c.Consent, check)
+	if err != nil {
+		return nil, err
+	}
+	cfg := sourcecan.Config{Priority: c.Priority, ID: c.CANID, AnswerID: c.AnswerID,
+		Bitrate: c.Bitrate, BlockSize: c.BlockSize, STmin: time.Duration(c.STmin), Share: c.BusShare, AllowOpen: c.AllowOpen,
+		Inbox: box, MaxSize: c.MaxFile, State: a.checkin, Precheck: a.precheckFor(box), StateDir: filepath.Join(a.cfg.StateDir, "canbus"),
+		Evidence: a.evidenceHash, Log: a.log, Now: a.now}
+	cfg.Link.Interface, cfg.Link.TCP = c.Interface, c.TCP
+	if s := c.SLCAN; s != nil {
+		if s.Device == "" {
+			return nil, errors.New("slcan.device is missing, for example /dev/ttyACM0")
+		}
+		if other := a.onLine(s.Device, "canbus"); other != "" {
+			return nil, fmt.Errorf("slcan.device: %s uses %s, too; a serial line has one owner: let Linux have the adapter (slcand), and use its interface in both", other, s.Device)
+		}
+		cfg.Link.SLCAN, cfg.Link.Baud, cfg.Link.Silent = s.Device, s.Baud, s.NeverAnswers
+		cfg.Bitrate = orDefault(cfg.Bitrate, s.Bitrate)
+	}
+	for _, b := range []struct {
+		key   string
+		given int
+		to    *byte
+	}{{"address", c.Address, &cfg.Device}, {"tester_address", c.TesterAddress, &cfg.Tester}} {
+		if b.given < 0 || b.given > 255 {
+			return nil, fmt.Errorf("%s is %d, want 1 to 255", b.key, b.given)
+		}
+		*b.to = byte(b.given)
+	}
+	if cfg.Testers, err = sourcecan.LoadTesters(c.TesterFiles...); err != nil {
+		return nil, fmt.Errorf("tester_files: %w", err)
+	}
+	src, err := sourcecan.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return pushed{box, src.Run}, nil
+}
+
+// precheckFor is precheck for the release in box.
+func (a *Agent) precheckFor(box *inbox.Inbox) func(context.Context) error {
+	return func(ctx context.Context) error {
+		var m *ota.Manifest
+		if signed := box.Envelope(); signed != nil {
+			m, _ = a.verify(signed) // one that does not verify any more is refused elsewhere
+		}
+		return a.precheck(ctx, m)
+	}
+}
+
+// newModbusServer makes a source of kind modbus.
+func (a *Agent) newModbusServer(c *ModbusServer, version string, check bool) (ota.Source, error) {
+	box, err := a.newInbox("modbus", version, c.MaxFile, c.Consent, check)
+	if err != nil {
+		return nil, err
+	}
+	cfg := sourcemodbus.Config{Listen: c.Listen, Base: c.RegisterAddr, AllowPlain: c.AllowPlain, IdleTimeout: time.Duration(c.IdleTimeout),
+		Window: c.Window, MaxSize: c.MaxFile, Components: max(1, len(a.components())), Inbox: box, State: a.checkin, Precheck: a.precheckFor(box),
+		Evidence: a.lastEvidence, Log: a.log, Now: a.now}
+	if c.DeviceID < 0 || c.DeviceID > 247 {
+		return nil, fmt.Errorf("device_id is %d, want 1 to 247", c.DeviceID)
+	}
+	cfg.Unit = byte(c.DeviceID)
+	switch c.FunctionCode {
+	case 0:
+	case 16, 21:
+		cfg.Functions = []modbus.Function{modbus.Function(c.FunctionCode)}
+	default:
+		return nil, fmt.Errorf("function_code is %d, want 16 or 21, or nothing for both", c.FunctionCode)
+	}
+	if cfg.Allow, err = prefixes(c.Allow); err != nil {
+		return nil, err
+	}
+	if t := c.TLS; t != nil {
+		cfg.ListenTLS, cfg.Roles = orDefault(t.Listen, ":802"), t.Roles
+		if cfg.TLS, err = t.config(); err != nil {
+			return nil, err
+		}
+	}
+	if c.Serial != nil {
+		if c.Serial.Device == "" {
+			return nil, errors.New("serial.device is missing, for example /dev/ttyS1")
+		}
+		if other := a.onLine(c.Serial.Device, "modbus"); other != "" {
+			return nil, fmt.Errorf("serial.device: %s uses %s, too; a serial line has one owner", other, c.Serial.Device)
+		}
+		cfg.Lines = []sourcemodbus.Line{{Config: c.Serial.config()}}
+	}
+	if c.Consent {
+		cfg.Rollback = func(ctx context.Context) error {
+			return a.CommandBy(control.Peer{Bus: "modbus"}, control.RollBack).Wait(ctx)
+		}
+	}
+	src, err := sourcemodbus.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return pushed{box, src.Run}, nil
+}
+
+// prefixes reads addresses and networks.
+func prefixes(list []string) (out []netip.Prefix, err error) {
+	for _, s := range list {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			one, oneErr := netip.ParseAddr(s)
+			if oneErr != nil {
+				return nil, fmt.Errorf("allow: %q is neither an address nor a network such as 192.168.1.0/24", s)
+			}
+			p = netip.PrefixFrom(one, one.BitLen())
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+func (t *ModbusServerTLS) config() (*tls.Config, error) {
+	pair, pool, err := readTLS("tls", t.CAFile, t.CertFile, t.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	config, err := modbus.ServerTLS(pair, pool)
+	if err != nil {
+		return nil, fmt.Errorf("tls: %w", err)
+	}
+	return config, nil
+}
+
+// onLine names what else in the configuration uses a serial device; "": nothing.
+// of is the source that asks.
+func (a *Agent) onLine(device, of string) string {
+	a.links.mu.Lock()
+	_, modbus := a.links.shared[device]
+	a.links.mu.Unlock()
+	if modbus {
+		return "a Modbus client of the plant"
+	}
+	for _, in := range append([]Instrument{a.cfg.Battery.instrument()}, a.cfg.Battery.Compare...) {
+		if in.CAN != nil && in.CAN.SLCAN != nil && in.CAN.SLCAN.Device == device {
+			return "battery.can"
+		}
+	}
+	for _, s := range a.cfg.allSources() {
+		switch {
+		case of != "modbus" && s.Modbus != nil && s.Modbus.Serial != nil && s.Modbus.Serial.Device == device:
+			return "source modbus"
+		case of != "canbus" && s.CANBus != nil && s.CANBus.SLCAN != nil && s.CANBus.SLCAN.Device == device:
+			return "source canbus"
+		}
+	}
+	return ""
+}
+
+// evidenceHash is the head of what is written down about the last update, "" if nothing is.
+func (a *Agent) evidenceHash() string {
+	if h := a.evidenceHead(); h != nil {
+		return h.Hash
+	}
+	return ""
+}
+
+// lastEvidence is all of it. It is asked for in small pieces, so it is read from the disk only
+// if it has grown.
+func (a *Agent) lastEvidence() []byte {
+	h := a.evidenceHead()
+	if h == nil || h.File == "" {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.shownEvidence.hash != h.Hash {
+		b, err := a.EvidenceFile(h.File)
+		if err != nil {
+			return nil
+		}
+		a.shownEvidence = shownEvidence{h.Hash, b}
+	}
+	return a.shownEvidence.data
+}
+
+// shownEvidence is a file of evidence as it was when hash was its head.
+type shownEvidence struct {
+	hash string
+	data []byte
+}

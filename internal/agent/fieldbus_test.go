@@ -1,0 +1,126 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/internal/control"
+)
+
+// A serial line has one owner, and so has what a kind of bus keeps on the disk.
+func TestOneOwner(t *testing.T) {
+	for _, tt := range []struct {
+		lines []string
+		want  string
+	}{
+		{[]string{"source: {modbus: {serial: {device: /dev/ttyS1}}}", "battery: {reader: sunspec, modbus: {serial: {device: /dev/ttyS1}}}"},
+			"modbus: serial.device: a Modbus client of the plant uses /dev/ttyS1, too; a serial line has one owner"},
+		{[]string{"source: {canbus: {slcan: {device: /dev/ttyACM0}}}", "battery: {reader: can, can: {slcan: {device: /dev/ttyACM0}, profile: victron}}"},
+			"canbus: slcan.device: battery.can uses /dev/ttyACM0, too; a serial line has one owner: let Linux have the adapter (slcand), and use its interface in both"},
+		{[]string{"source: {canbus: {slcan: {device: /dev/ttyS1}}}", "battery: {reader: sunspec, modbus: {serial: {device: /dev/ttyS1}}}"},
+			"canbus: slcan.device: a Modbus client of the plant uses /dev/ttyS1, too;"},
+		{[]string{"source:", "sources: [{modbus: {listen: ':502'}}, {modbus: {listen: ':503'}}]"},
+			"sources, entry 2: there is another modbus before it, and both would keep what they do in the same place in state_dir; keep one"},
+		{[]string{"source:", "sources: [{modbus: {serial: {device: /dev/ttyS1}}}, {canbus: {slcan: {device: /dev/ttyS1}}}]"},
+			"sources, entry 1: modbus: serial.device: source canbus uses /dev/ttyS1, too;"},
+	} {
+		if _, err := configured(t, tt.lines...); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%q:\n got %v\nwant %s", tt.lines, err, tt.want)
+		}
+	}
+	for _, lines := range [][]string{
+		{"source: {modbus: {serial: {device: /dev/ttyS1}}}", "battery: {reader: sunspec, modbus: {serial: {device: /dev/ttyS2}}}"},
+		{"source: {canbus: {interface: can0}}", "battery: {reader: can, can: {interface: can0, profile: victron}}"}, // Linux shares it
+		{"source:", "sources: [{modbus: {serial: {device: /dev/ttyS1}}}, {canbus: {interface: can0, allow_open: true}}]"},
+	} {
+		if _, err := configured(t, lines...); err != nil {
+			t.Errorf("%q: %v", lines, err)
+		}
+	}
+}
+
+// A configuration that is only checked leaves nothing behind.
+func TestCheckKeepsOutOfTheInbox(t *testing.T) {
+	a, err := configured(t, "source: {modbus: {listen: ':502'}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(a.cfg.StateDir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the state directory: got %v, want that it is not there", err)
+	}
+}
+
+// Whoever asks on a bus hears what the gate says, and an update that waits does not notice.
+func TestPrecheck(t *testing.T) {
+	a, err := configured(t, "dwell: 10s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reading := func(soc string) {
+		text := `{"time": "` + time.Now().UTC().Format(time.RFC3339Nano) + `", "valid": true, "soc": ` + soc + `, "temperature_min": 20, "temperature_max": 25, "current": 0}`
+		if err := os.WriteFile(a.cfg.Battery.Path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.precheck(t.Context(), nil); ota.CodeOf(err) != ota.ErrBMSUnsafe {
+		t.Errorf("without a reading: got %v, want BMS_UNSAFE", err)
+	}
+	reading("30.0")
+	if err := a.precheck(t.Context(), nil); err != nil {
+		t.Errorf("30.0 %%: got %v, want yes", err)
+	}
+	reading("29.9")
+	refusal, ok := errors.AsType[*ota.Refusal](a.precheck(t.Context(), nil))
+	if !ok || refusal.Code != ota.ErrBatteryLow || len(refusal.Causes) != 1 || refusal.Causes[0] != ota.CauseSoCLow {
+		t.Errorf("29.9 %%: got %+v, want BATTERY_LOW because of the state of charge", refusal)
+	}
+	least := 40.0
+	reading("35")
+	if err := a.precheck(t.Context(), &ota.Manifest{Version: "1.1.0", Limits: ota.Limits{MinSoC: &least}}); ota.CodeOf(err) != ota.ErrBatteryLow {
+		t.Errorf("35 %% and a release that wants 40 %%: got %v", err)
+	}
+
+	b, err := configured(t, "windows: ['mon 03:00 1m UTC']", "battery: {reader: none}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now := time.Now().UTC(); now.Weekday() != time.Monday || now.Hour() != 3 {
+		refusal, ok := errors.AsType[*ota.Refusal](b.precheck(t.Context(), nil))
+		if !ok || len(refusal.Causes) != 1 || refusal.Causes[0] != ota.CauseWindow {
+			t.Errorf("outside the window: got %+v", refusal)
+		}
+	}
+}
+
+// Evidence is read from the disk only if it has grown.
+func TestLastEvidenceWithoutAny(t *testing.T) {
+	a, err := configured(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := a.lastEvidence(); got != nil {
+		t.Errorf("got %d bytes of evidence of no update", len(got))
+	}
+	if got := a.evidenceHash(); got != "" {
+		t.Errorf("got hash %q of no evidence", got)
+	}
+}
+
+// What a bus asks for is asked for again while the manager is busy, and no longer than the agent runs.
+func TestInstallForGivesUp(t *testing.T) {
+	a, err := configured(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	a.installFor(ctx, "modbus") // returns, though there is no manager
+	if got := asker(control.Peer{Bus: "modbus"}, "apply"); got.By != "modbus" {
+		t.Errorf("evidence says %q asked, want modbus", got.By)
+	}
+}
