@@ -16,7 +16,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/api"
 	"github.com/interlock-energy/ota/bus/bustest"
 	"github.com/interlock-energy/ota/bus/modbus"
@@ -37,7 +36,8 @@ type rig struct {
 	disk    durable.FS
 	change  []func(*sourcemodbus.Config)
 
-	serial int // baud; 0: TCP
+	serial int  // baud; 0: TCP
+	poor   bool // what is between knows functions 3 and 16 only
 	delay  time.Duration
 	faults bustest.Faults
 	tap    bustest.Tap
@@ -52,6 +52,7 @@ type rig struct {
 	back *bustest.Network // where the device listens; nil: it is away
 	box  *inbox.Inbox
 	stop func()
+	from byte // last number of the address that masters come from
 	head api.CheckinRequest
 }
 
@@ -116,7 +117,7 @@ func (g *rig) start() {
 	c := sourcemodbus.Config{Inbox: box, State: g.state, Log: quiet}
 	if g.serial == 0 {
 		c.Listen, c.AllowPlain, c.Allow = "device:502", true, []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
-		c.NetListen = func(context.Context, string) (net.Listener, error) { return addressed{back}, nil }
+		c.NetListen = func(context.Context, string) (net.Listener, error) { return addressed{back, g}, nil }
 	} else {
 		c.Lines = []sourcemodbus.Line{{}}
 		c.Lines[0].Path, c.Lines[0].Baud = "/dev/ttyS0", g.serial
@@ -185,23 +186,91 @@ func (g *rig) dialDevice(ctx context.Context) (net.Conn, error) {
 	if back == nil {
 		return nil, errors.New("connection refused")
 	}
+	if g.poor {
+		return g.gateway(back), nil
+	}
 	return back.Dial(ctx)
 }
 
+// gateway is a connection to a gateway that knows functions 3 and 16 only, and says so in
+// the device's name. It ends with the connection.
+func (g *rig) gateway(back *bustest.Network) net.Conn {
+	ours, theirs := bustest.Distance(0)
+	listener := &single{conn: make(chan net.Conn, 1), done: make(chan struct{})}
+	listener.conn <- theirs
+	client := modbus.NewTCP(nil, modbus.Config{Retries: -1, Redial: func(ctx context.Context) (io.ReadWriteCloser, error) { return back.Dial(ctx) }})
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer client.Close()
+		(&modbus.Server{Handler: poor{client}}).Serve(ctx, listener)
+	}()
+	return closes{ours, cancel}
+}
+
+type closes struct {
+	net.Conn
+	cancel func()
+}
+
+func (c closes) Close() error { c.cancel(); return c.Conn.Close() }
+
+// single is a listener for one connection.
+type single struct {
+	conn chan net.Conn
+	done chan struct{}
+	once sync.Once
+}
+
+func (s *single) Accept() (net.Conn, error) {
+	select {
+	case c := <-s.conn:
+		return c, nil
+	case <-s.done:
+		return nil, net.ErrClosed
+	}
+}
+func (s *single) Close() error   { s.once.Do(func() { close(s.done) }); return nil }
+func (s *single) Addr() net.Addr { return &net.TCPAddr{} }
+
+// poor is a gateway's handler.
+type poor struct{ client *modbus.Client }
+
+func (p poor) ReadHolding(ctx context.Context, call modbus.Call, address uint16, dst []uint16) error {
+	if err := p.client.ReadHoldingInto(ctx, call.Unit, address, dst); err != nil {
+		return err
+	}
+	if caps := profile.Base + profile.OffsetIdentity + 3; int(address) <= caps && int(address)+len(dst) > caps {
+		dst[caps-int(address)] &^= uint16(profile.CapReadBack | profile.CapFiles)
+	}
+	return nil
+}
+
+func (p poor) WriteHolding(ctx context.Context, call modbus.Call, address uint16, values []uint16) error {
+	return p.client.WriteRegisters(ctx, call.Unit, address, values)
+}
+
 // addressed gives connections in memory the address of a master that may write.
-type addressed struct{ *bustest.Network }
+type addressed struct {
+	*bustest.Network
+	rig *rig
+}
 
 func (a addressed) Accept() (net.Conn, error) {
 	c, err := a.Network.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return fromMaster{c}, nil
+	a.rig.mu.Lock()
+	defer a.rig.mu.Unlock()
+	return fromMaster{c, &net.TCPAddr{IP: net.IPv4(192, 0, 2, a.rig.from), Port: 40000}}, nil
 }
 
-type fromMaster struct{ net.Conn }
+type fromMaster struct {
+	net.Conn
+	addr net.Addr
+}
 
-func (fromMaster) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 9), Port: 40000} }
+func (c fromMaster) RemoteAddr() net.Addr { return c.addr }
 
 // master is a new process that pushes.
 func (g *rig) master(window int) *overmodbus.Device {
@@ -300,5 +369,3 @@ func bubble(t *testing.T, name string, f func(t *testing.T)) {
 	t.Helper()
 	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
 }
-
-var _ ota.Source = (*inbox.Inbox)(nil)

@@ -65,11 +65,12 @@ const (
 	longPause  = 5 * time.Second
 )
 
-// maxCloses bounds how often a device may lose what it had, and maxRefusals how often it
-// may refuse the same block.
+// maxCloses bounds how often a device may lose what it had, maxRefusals how often it may
+// refuse the same block, and maxLooks how often its bitmap is read in a row.
 const (
 	maxCloses   = 5
 	maxRefusals = 3
+	maxLooks    = 5 // with different results; then blocks are asked about one by one
 )
 
 // run goes on until it is done, the device says no for good, or ctx ends.
@@ -87,16 +88,16 @@ func (t *transfer) run(ctx context.Context) error {
 		if !busy && !errors.Is(err, push.ErrLine) {
 			return err
 		}
-		if busy && !t.worthWaiting() {
+		if !busy {
+			t.busySince = time.Time{}
+		} else if !t.worthWaiting() {
 			return err
 		}
 		if t.moved {
 			t.tell.Stuck(nil)
 			troubles, pause = 0, firstPause
 		}
-		if troubles++; troubles >= quietTroubles {
-			t.tell.Stuck(err)
-		}
+		troubles++
 		wait := pause
 		switch {
 		case busy && r.RetryAfter > 0:
@@ -105,6 +106,9 @@ func (t *transfer) run(ctx context.Context) error {
 			wait = 0 // a frame got lost
 		default:
 			pause = min(2*pause, longPause)
+		}
+		if troubles >= quietTroubles || wait >= longPause {
+			t.tell.Stuck(err)
 		}
 		if err := push.Wait(ctx, wait); err != nil {
 			return err
@@ -225,24 +229,42 @@ func retryAfter(ms uint16) time.Duration {
 	return min(max(time.Duration(ms)*time.Millisecond, pollFast), time.Minute)
 }
 
-// look finds out which blocks the device has.
+// look finds out which blocks the device has. What was on its way when a connection broke
+// may still arrive meanwhile, so a bitmap counts only if the status after it is the one
+// before it; s becomes that.
 func (t *transfer) look(ctx context.Context, s *profile.Status) error {
-	t.blocks.learn(s.Missing, s.Received)
-	if t.blocks.doubt && t.id.Caps&profile.CapReadBack != 0 {
-		behind := s.Received - s.Missing // how many of these there are to find
-		t.blocks.have.only(s.Missing)
-		err := t.bitmap(ctx, s.Missing, t.blocks.count, func(n uint32, there bool) bool {
-			t.blocks.have.set(n, there)
-			if there {
-				behind--
-			}
-			return behind > 0
-		})
+	for range maxLooks {
+		t.blocks.learn(s.Missing, s.Received)
+		if !t.blocks.doubt || t.id.Caps&profile.CapReadBack == 0 {
+			break
+		}
+		if err := t.readBitmap(ctx, s); err != nil {
+			return err
+		}
+		after, err := t.status(ctx)
 		if err != nil {
 			return err
 		}
-		t.blocks.doubt = false
+		stable := after.Missing == s.Missing && after.Received == s.Received
+		*s = after
+		if stable {
+			t.blocks.doubt = false
+			break
+		}
 	}
 	t.tell.Done(t.blocks.done())
 	return nil
+}
+
+// readBitmap takes over which blocks the device says that it has, as far as it has any.
+func (t *transfer) readBitmap(ctx context.Context, s *profile.Status) error {
+	behind := s.Received - s.Missing // how many of these there are to find
+	t.blocks.have.only(s.Missing)
+	return t.bitmap(ctx, s.Missing, t.blocks.count, func(n uint32, there bool) bool {
+		t.blocks.have.set(n, there)
+		if there {
+			behind--
+		}
+		return behind > 0
+	})
 }
