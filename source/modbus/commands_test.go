@@ -298,7 +298,7 @@ func TestBackground(t *testing.T) {
 			}
 		}
 		m.do(profile.Command{Code: profile.Precheck})
-		time.Sleep(30 * time.Second)
+		pause(30 * time.Second)
 		synctest.Wait()
 		if s := m.status(); s.Result != profile.Timeout {
 			t.Errorf("no answer: got %v, want %v", s.Result, profile.Timeout)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -273,7 +272,7 @@ func (m *master) send(b []byte) {
 			if s.State == profile.Failed {
 				m.t.Fatalf("the transfer failed: %v, %s", s.Result, m.display().Reason)
 			}
-			time.Sleep(10 * time.Millisecond) // of a bubble, or the envelope is being verified
+			pause(10 * time.Millisecond) // the envelope is being verified
 			continue
 		}
 		for n := s.Missing; n < min(s.Missing+uint32(s.Window), s.Blocks); n++ {
@@ -295,7 +294,7 @@ func (m *master) until(want profile.State) profile.Status {
 		if s.State == profile.Failed {
 			m.t.Fatalf("the transfer failed: %v, %s; want %v", s.Result, m.display().Reason, want)
 		}
-		time.Sleep(10 * time.Millisecond)
+		pause(10 * time.Millisecond)
 	}
 	m.t.Fatalf("got %v for long, want %v", m.status().State, want)
 	return profile.Status{}
@@ -331,4 +330,5 @@ func newRelease(t *testing.T, sizes ...int) *otatest.SignedRelease {
 	return key.Release(t, "1.1.0", sizes...)
 }
 
-func hexes(b []uint16) string { return fmt.Sprintf("%04x", b) }
+// pause lets simulated time pass in a bubble, and other goroutines work outside of one.
+func pause(d time.Duration) { <-time.After(d) }

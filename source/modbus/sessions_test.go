@@ -30,11 +30,11 @@ func TestRateOfOpen(t *testing.T) {
 		if s := m.status(); s.Session != id {
 			t.Errorf("the session is %d, want %d: the refused OPEN has no effect", s.Session, id)
 		}
-		time.Sleep(2*time.Second - time.Millisecond)
+		pause(2*time.Second - time.Millisecond)
 		if e := m.command(offer(profile.Open, rel.Bundle)); e != bus.DeviceBusy || m.status().RetryAfter != 1 {
 			t.Errorf("1 ms too early: got %v, again after %d ms, want %v, 1", e, m.status().RetryAfter, bus.DeviceBusy)
 		}
-		time.Sleep(time.Millisecond)
+		pause(time.Millisecond)
 		m.do(offer(profile.Open, rel.Bundle))
 		if e := m.command(offer(profile.Open, rel.Bundle)); e != bus.DeviceBusy {
 			t.Errorf("a second one: got %v, want %v", e, bus.DeviceBusy)
@@ -51,7 +51,7 @@ func TestIdle(t *testing.T) {
 		m.open(offer(profile.Open, rel.Bundle))
 		m.block(rel.Bundle, 0)
 		first := m.session
-		time.Sleep(10*time.Second - time.Millisecond)
+		pause(10*time.Second - time.Millisecond)
 		if s := m.status(); s.Session != first || s.IdleLeft != 1 {
 			t.Errorf("1 ms before: got session %d and %d s left, want %d and 1", s.Session, s.IdleLeft, first)
 		}
@@ -61,11 +61,11 @@ func TestIdle(t *testing.T) {
 		if e := m.block(rel.Bundle, 1); e != 0 { // this counts, the reading did not
 			t.Fatal(e)
 		}
-		time.Sleep(10*time.Second - time.Millisecond)
+		pause(10*time.Second - time.Millisecond)
 		for range 10 {
 			m.status()
 		}
-		time.Sleep(time.Millisecond)
+		pause(time.Millisecond)
 		if s := m.status(); s.Session != 0 || s.IdleLeft != 0 || s.Received != 2 {
 			t.Errorf("after it: got session %d, %d s, %d blocks, want 0, 0, 2", s.Session, s.IdleLeft, s.Received)
 		}
@@ -86,7 +86,7 @@ func TestIdle(t *testing.T) {
 		second.send(rel.Bundle)
 		// OPEN again by the number that was answered before the session was dropped, is
 		// done, for its answer is no longer true.
-		time.Sleep(11 * time.Second)
+		pause(11 * time.Second)
 		again := offer(profile.Resume, rel.Bundle)
 		again.Seq = second.seq
 		second.do(again)
@@ -188,7 +188,7 @@ func TestLineIsOpenedAgain(t *testing.T) {
 			}
 		})
 		began := time.Now()
-		time.Sleep(8 * time.Second)
+		pause(8 * time.Second)
 		synctest.Wait()
 		var after []time.Duration
 		for _, at := range tries {
@@ -201,7 +201,7 @@ func TestLineIsOpenedAgain(t *testing.T) {
 			t.Errorf("TCP meanwhile: got %v, want IDLE", s.State)
 		}
 		hang.Close()
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		synctest.Wait()
 		if len(tries) < 5 {
 			t.Error("a line that broke was not opened again")

@@ -217,7 +217,7 @@ func (m *master) writeFiles(b []byte, records int) {
 		part := b[at:min(at+2*n, len(b))]
 		err := m.c.WriteFile(m.t.Context(), m.unit, file, record, profile.Registers(nil, part))
 		if exception(m.t, err) == bus.DeviceBusy {
-			time.Sleep(time.Duration(m.status().RetryAfter) * time.Millisecond)
+			pause(time.Duration(m.status().RetryAfter) * time.Millisecond)
 			continue
 		}
 		if err != nil {
@@ -304,7 +304,7 @@ func TestRestart(t *testing.T) {
 				break
 			}
 			if s.Window == 0 {
-				time.Sleep(10 * time.Millisecond)
+				pause(10 * time.Millisecond)
 				continue
 			}
 			if e := m.block(rel.Bundle, s.Missing); e != 0 {
@@ -355,7 +355,7 @@ func TestOddMasters(t *testing.T) {
 				if e := m.block(rel.Bundle, n); e != 0 {
 					t.Fatalf("block %d after %v of silence: %v", n, 50*time.Second, e)
 				}
-				time.Sleep(50 * time.Second)
+				pause(50 * time.Second)
 			}
 			m.until(profile.Received)
 		})
@@ -450,7 +450,7 @@ func TestBadReleases(t *testing.T) {
 					for n := s.Missing; n < s.Missing+uint32(s.Window); n++ {
 						m.block(c.b, n)
 					}
-					time.Sleep(10 * time.Millisecond)
+					pause(10 * time.Millisecond)
 				}
 				if s.State != profile.Failed || s.Result != c.want || s.Window != 0 || !strings.Contains(m.display().Reason, c.reason) {
 					t.Errorf("got %v, %v, a window of %d, %q, want FAILED, %v, 0, and %q in the reason", s.State, s.Result, s.Window, m.display().Reason, c.want, c.reason)
@@ -473,13 +473,13 @@ func TestBadReleases(t *testing.T) {
 			blocks := uint32(profile.Blocks(int64(len(b))))
 			for n := uint32(0); n < blocks; {
 				if e := m.block(b, n); e == bus.DeviceBusy {
-					time.Sleep(100 * time.Millisecond)
+					pause(100 * time.Millisecond)
 				} else if n++; e != 0 {
 					t.Fatalf("block %d: %v", n-1, e)
 				}
 			}
 			synctest.Wait()
-			time.Sleep(10 * time.Second) // for the device to look at what it has
+			pause(10 * time.Second) // for the device to look at what it has
 			s := m.status()
 			if s.State != profile.Receiving || s.Missing == s.Blocks {
 				t.Fatalf("with a wrong byte: got %v, the first missing block %d of %d, want RECEIVING, for its chunk is asked for again", s.State, s.Missing, s.Blocks)
