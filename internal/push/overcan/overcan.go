@@ -59,6 +59,7 @@ type Device struct {
 	inside    bool // in the programming session, unlocked
 	announced bool // and it knows which file comes
 	block     int  // bytes of the file in a block; 0: as many as fit
+	heard     int  // requests with an answer
 	silent    int  // requests in a row without an answer
 	streak    int  // blocks that went through without trouble since block changed
 }
@@ -131,13 +132,13 @@ func (d *Device) ask(ctx context.Context, what string, do func(*uds.Client) erro
 	}
 	switch {
 	case err == nil:
-		d.silent = 0
+		d.silent, d.heard = 0, d.heard+1
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
 	}
 	if code(err) != 0 {
-		d.silent = 0
+		d.silent, d.heard = 0, d.heard+1
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	if d.silent++; d.broken(err) {
@@ -149,9 +150,19 @@ func (d *Device) ask(ctx context.Context, what string, do func(*uds.Client) erro
 	return fmt.Errorf("%s: %w: %w", what, push.ErrLine, err)
 }
 
-// mostSilent is after how many requests without an answer the bus is opened anew: an
-// adapter may hang.
-const mostSilent = 3
+// insist is ask for what may be done twice: silence is no reason to begin anew at once.
+func (d *Device) insist(ctx context.Context, what string, do func(*uds.Client) error) error {
+	for try := 1; ; try++ {
+		err := d.ask(ctx, what, do)
+		if err == nil || try == 3 || d.client == nil || !errors.Is(err, uds.ErrNoAnswer) {
+			return err
+		}
+	}
+}
+
+// mostSilent is after how many requests in a row without an answer the bus is opened
+// anew: an adapter may hang. On a line that only loses frames some get through before.
+const mostSilent = 8
 
 // broken says that err is more than a frame that was lost.
 func (d *Device) broken(err error) bool {
@@ -181,7 +192,7 @@ func (d *Device) text(ctx context.Context, did uds.DID) (string, error) {
 
 // start runs a routine and returns what it says.
 func (d *Device) start(ctx context.Context, rid uds.RID, option []byte) (status []byte, err error) {
-	err = d.ask(ctx, fmt.Sprintf("start routine %04X", uint16(rid)), func(c *uds.Client) error {
+	err = d.insist(ctx, fmt.Sprintf("start routine %04X", uint16(rid)), func(c *uds.Client) error {
 		status, err = c.Routine(ctx, uds.StartRoutine, rid, option)
 		return err
 	})

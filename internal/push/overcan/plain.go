@@ -34,7 +34,7 @@ func (d *Device) SendPlain(ctx context.Context, file io.ReaderAt, size int64, p 
 		return fmt.Errorf("write %d bytes at %#x: want at least one, and an end within 32 bits", size, p.Address)
 	}
 	t := &plain{Device: d, Plain: p, file: file, size: size, tell: tell}
-	return persist(ctx, tell, func() (bool, error) {
+	return d.persist(ctx, tell, func() (bool, error) {
 		before := t.most
 		err := t.attempt(ctx)
 		return t.most > before, err
@@ -105,7 +105,11 @@ func binaryAddress(address, size uint32) []byte {
 
 // optional runs a routine that may be missing.
 func (t *plain) optional(ctx context.Context, rid uds.RID, option []byte) error {
-	status, err := t.start(ctx, rid, option)
+	var status []byte
+	err := t.ask(ctx, fmt.Sprintf("start routine %04X", uint16(rid)), func(c *uds.Client) (err error) {
+		status, err = c.Routine(ctx, uds.StartRoutine, rid, option)
+		return err
+	})
 	if notThere(err) {
 		return nil
 	}

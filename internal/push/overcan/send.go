@@ -29,17 +29,19 @@ func (d *Device) Send(ctx context.Context, f *push.File, tell push.Tell) error {
 		return push.Fail(ota.ErrIncompatible, "the bundle has %d bytes, and CAN takes %d at most", f.Size, uint32(1<<32-1))
 	}
 	t := &transfer{Device: d, file: f, tell: tell, want: profile.Transfer{Size: uint32(f.Size), SHA256: f.SHA256}}
-	return persist(ctx, tell, func() (bool, error) {
+	return d.persist(ctx, tell, func() (bool, error) {
 		before := t.done
 		err := t.attempt(ctx)
 		return t.done > before, err
 	})
 }
 
-// persist makes attempts until one succeeds, or fails for good.
-func persist(ctx context.Context, tell push.Tell, attempt func() (progress bool, err error)) error {
+// persist makes attempts until one succeeds, or fails for good. The pauses between them
+// become longer while nobody answers.
+func (d *Device) persist(ctx context.Context, tell push.Tell, attempt func() (progress bool, err error)) error {
 	pause, refusals := firstPause, 0
 	for {
+		heard := d.heard
 		progress, err := attempt()
 		if err == nil {
 			tell.Stuck(nil)
@@ -52,6 +54,9 @@ func persist(ctx context.Context, tell push.Tell, attempt func() (progress bool,
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, push.ErrLine):
+			if d.heard != heard {
+				pause = firstPause
+			}
 		case mends(err) && refusals < mostRefusals:
 			refusals++
 		default:
@@ -75,8 +80,14 @@ func mends(err error) bool {
 		uds.SecurityAccessDenied, uds.AuthenticationRequired, uds.GeneralReject:
 		return true
 	}
-	return errors.Is(err, push.ErrOccupied)
+	return errors.Is(err, push.ErrOccupied) || errors.Is(err, errSession) || errors.Is(err, errAgain)
 }
+
+// What another attempt mends, although the device's answer does not show it.
+var (
+	errSession = errors.New("the session is no longer open")
+	errAgain   = errors.New("a part was damaged on the way and is sent again")
+)
 
 // transfer is a file on its way.
 type transfer struct {
@@ -169,13 +180,9 @@ func (t *transfer) has(ctx context.Context) (bool, error) {
 // announce says which file comes, and asks where it goes on.
 func (t *transfer) announce(ctx context.Context) (next int64, err error) {
 	if !t.announced {
-		err := t.ask(ctx, "announce the bundle", func(c *uds.Client) error {
-			return c.WriteData(ctx, profile.DIDTransfer, t.want.Append(nil))
-		})
-		if err != nil {
-			return 0, t.told(ctx, err)
+		if err := t.offer(ctx); err != nil {
+			return 0, err
 		}
-		t.announced = true
 	}
 	p, err := t.progress(ctx)
 	if err != nil {
@@ -196,26 +203,23 @@ func (t *transfer) announce(ctx context.Context) (next int64, err error) {
 	if _, err := t.start(ctx, profile.RIDErase, nil); err != nil {
 		return 0, t.told(ctx, err)
 	}
-	t.announced = false
-	return 0, t.again(ctx)
+	t.done = 0
+	return 0, t.offer(ctx)
 }
 
-// again announces after an erasure.
-func (t *transfer) again(ctx context.Context) error {
-	err := t.ask(ctx, "announce the bundle", func(c *uds.Client) error {
+// offer says which file comes. Said again it changes nothing.
+func (t *transfer) offer(ctx context.Context) error {
+	err := t.insist(ctx, "announce the bundle", func(c *uds.Client) error {
 		return c.WriteData(ctx, profile.DIDTransfer, t.want.Append(nil))
 	})
-	if err == nil {
-		t.announced = true
-		t.done = 0
-	}
+	t.announced = err == nil
 	return t.told(ctx, err)
 }
 
 // blocks sends what is missing, from next on.
 func (t *transfer) blocks(ctx context.Context, next int64) error {
 	most := 0
-	err := t.ask(ctx, fmt.Sprintf("go on from byte %d", next), func(c *uds.Client) (err error) {
+	err := t.insist(ctx, fmt.Sprintf("go on from byte %d", next), func(c *uds.Client) (err error) {
 		most, err = c.RequestDownload(ctx, uds.DownloadRequest{Address: uint64(next), Size: uint64(t.file.Size - next), AddressBytes: 4, SizeBytes: 4})
 		return err
 	})
@@ -239,6 +243,12 @@ func (t *transfer) blocks(ctx context.Context, next int64) error {
 		_, err := c.TransferExit(ctx, nil)
 		return err
 	})
+	if code(err) != 0 {
+		// A chunk that is not what was signed is thrown away, and asked for again.
+		if p, err := t.progress(ctx); err != nil || p.Total == t.want.Size && p.Next < p.Total {
+			return errors.Join(errAgain, err)
+		}
+	}
 	return t.told(ctx, err)
 }
 
@@ -268,20 +278,28 @@ func (t *transfer) verify(ctx context.Context) error {
 
 // told is err with the device's own words, if it has any for a negative answer that no
 // other attempt mends.
-func (t *transfer) told(ctx context.Context, err error) error {
+func (d *Device) told(ctx context.Context, err error) error {
 	if code(err) == 0 || mends(err) {
 		return err
 	}
-	return t.failed(ctx, err)
+	// A session that has ended is not always called that: a routine is out of range then.
+	b, readErr := d.read(ctx, profile.DIDSession)
+	if readErr != nil && !notThere(readErr) {
+		return readErr
+	}
+	if len(b) == 1 && uds.Session(b[0]) != uds.Programming {
+		return fmt.Errorf("%w: %w", errSession, err)
+	}
+	return d.failed(ctx, err)
 }
 
 // failed is why the device does not take the file.
-func (t *transfer) failed(ctx context.Context, negative error) error {
-	state, result, err := t.state(ctx)
+func (d *Device) failed(ctx context.Context, negative error) error {
+	state, result, err := d.state(ctx)
 	if err != nil {
 		return err
 	}
-	reason, err := t.text(ctx, profile.DIDReason)
+	reason, err := d.text(ctx, profile.DIDReason)
 	if err != nil {
 		return err
 	}
@@ -335,8 +353,7 @@ func (d *Device) install(ctx context.Context) error {
 			return again
 		}
 		if state < profile.WaitSafe || state > profile.Confirmed { // otherwise the answer to an earlier request was lost
-			t := &transfer{Device: d}
-			return t.failed(ctx, err)
+			return d.told(ctx, err)
 		}
 	}
 	return d.leave(ctx)
