@@ -8,9 +8,9 @@
 // What is promised:
 //
 //   - A file that no device can take is refused before the first byte is sent.
-//   - A piece for which an acknowledgement was seen is never sent again, whatever
-//     happens to the line, the device or this program: a transfer that was begun goes on
-//     where the device says that it stopped.
+//   - A piece for which an acknowledgement was seen is not sent again, whatever happens to
+//     the line, the device or this program, unless the device says that it has lost it: a
+//     transfer that was begun goes on where the device says that it stopped.
 //   - Run returns nil only if the device says that the new firmware is proven (or
 //     verified, if that is all that was asked for). Whatever else happened is an error
 //     that says what: see [ErrRolledBack] and the others.
@@ -89,7 +89,7 @@ type Status struct {
 	Version string `json:"version,omitempty"` // of the release in hand
 
 	Received int64         `json:"received,omitempty"` // bytes of the file
-	Size     int64         `json:"size,omitempty"`     // of the file
+	Size     int64         `json:"size,omitempty"`     // of the file, or of its blocks
 	Done     float64       `json:"done,omitempty"`     // of what State does: 0 to 1
 	Left     time.Duration `json:"left,omitempty"`     // of a trial, or until a restart; 0: not known
 }

@@ -148,16 +148,21 @@ func (r *runner) push(ctx context.Context, f *File) error {
 // left is how much there probably is to send: only Send finds out whether what the device
 // has is of this file.
 func (r *runner) left(f *File) int64 {
-	switch {
-	case r.last.Size != f.Size:
+	s := &r.last
+	// A device may count in blocks, the last of which is shorter than the others.
+	if s.Size < f.Size || s.Size >= f.Size+maxBlock || s.Version != "" && s.Version != r.version {
 		return f.Size
-	case r.last.State >= Received && r.last.State <= Confirmed:
+	}
+	switch {
+	case s.State >= Received && s.State <= Confirmed:
 		return 0
-	case r.last.State == Receiving:
-		return max(0, f.Size-r.last.Received)
+	case s.State == Receiving:
+		return max(0, f.Size-s.Received)
 	}
 	return f.Size
 }
+
+const maxBlock = 4096 // bytes of the largest piece on any bus
 
 // Pauses between two attempts to reach a device that does not answer: a line that
 // stumbled is back at once, a restart takes a minute.

@@ -55,17 +55,20 @@ func (l Line) rate(bus profile.Bus, payload int) float64 {
 		blockSize, stmin = usualBlockSize, usualSTmin
 	}
 	frame := time.Duration(frameBits(l.Address.Extended)) * time.Second / time.Duration(l.Bitrate)
-	each := frame + decodeSTmin(stmin)
-	if pace := l.pace(); pace > 0 {
-		each = max(each, time.Second/time.Duration(pace))
+	pace := time.Duration(0)
+	if n := l.pace(); n > 0 {
+		pace = time.Second / time.Duration(n)
 	}
 	consecutive := max(0, payload+2-6+6) / 7 // of ISO-TP, behind a first frame of six bytes
 	controls := 1
 	if blockSize > 0 {
 		controls += (consecutive - 1) / blockSize
 	}
-	// First frame, consecutive frames, flow control, and the answer.
-	took := frame + time.Duration(consecutive)*each + time.Duration(controls)*frame + frame + turn
+	// The first of a block need not wait for STmin. Then the first frame, flow control,
+	// and the answer.
+	took := time.Duration(min(consecutive, controls))*max(frame, pace) +
+		time.Duration(max(0, consecutive-controls))*max(frame+decodeSTmin(stmin), pace) +
+		frame + time.Duration(controls)*frame + frame + turn
 	return float64(payload) / took.Seconds()
 }
 
