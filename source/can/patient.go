@@ -3,6 +3,7 @@ package can
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	bus "github.com/interlock-energy/ota/bus/can"
@@ -50,7 +51,7 @@ func (p patient) Receive(ctx context.Context) ([]byte, error) {
 			return b, err
 		case errors.Is(err, bus.ErrClosed), errors.Is(err, bus.ErrDown) && !p.heals:
 			p.lost.set(err)
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", bus.ErrClosed, err) // for the server: nothing will come any more
 		}
 	}
 }

@@ -33,6 +33,8 @@ import (
 type rig struct {
 	t      *testing.T
 	bus    *bustest.CAN
+	tap    *bustest.Tap // all frames
+	real   bool         // time is
 	config can.Config
 	box    inbox.Config
 	key    crypto.Signer
@@ -61,7 +63,8 @@ func newRig(t *testing.T, verify ota.Verify, change func(*rig)) *rig {
 		t.Fatal(err)
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	r := &rig{t: t, key: key, bus: bustest.NewCAN(bustest.CANConfig{Worst: true})}
+	tap := new(bustest.Tap)
+	r := &rig{t: t, key: key, tap: tap, bus: bustest.NewCAN(bustest.CANConfig{Worst: true, Tap: tap})}
 	t.Cleanup(func() { r.bus.Close() })
 	r.head = api.CheckinRequest{Head: api.Head{Device: "bess-7", Product: "bess", Hardware: "rev2", Agent: "0.9.0", Version: "1.0.0"}}
 	if verify == nil {
@@ -122,7 +125,9 @@ func (r *rig) start() {
 			}
 		})
 	}
-	synctest.Wait() // until it listens
+	if !r.real {
+		synctest.Wait() // until it listens
+	}
 }
 
 // A tester is at the other end of the bus.
@@ -133,10 +138,17 @@ type tester struct {
 	all  *isotp.Channel // to all devices
 }
 
-func (r *rig) tester() *tester {
+func (r *rig) tester() *tester { r.t.Helper(); return r.testerOn(0) }
+
+// testerOn is a tester that sends to an identifier of 11 bits; 0: to the default one.
+func (r *rig) testerOn(id uint32) *tester {
 	r.t.Helper()
 	mux := isotp.NewMux(r.bus.Join("tester"))
-	conn, err := mux.Open(isotp.Fixed29(profile.DeviceAddress, profile.TesterAddress), isotp.Config{})
+	address := isotp.Fixed29(profile.DeviceAddress, profile.TesterAddress)
+	if id != 0 {
+		address = isotp.Normal(id, id+8)
+	}
+	conn, err := mux.Open(address, isotp.Config{})
 	if err != nil {
 		r.t.Fatal(err)
 	}
