@@ -134,6 +134,7 @@ type Inbox struct {
 	journal     durable.File // nil: there is none yet
 	journalSize int64
 	compactAt   int64 // size of the journal from which on it is written anew
+	frozen      bool  // nothing is appended to the journal
 	rewrite     bool  // the journal on the medium is not what was written: write it anew
 	changes     int   // of what cannot be appended to a journal that is being written anew
 	data        durable.File

@@ -26,9 +26,10 @@ import (
 //	16      4      bytes
 //	20      4      CRC-32 (IEEE) of the cell's first 20 bytes
 //
-// A cell with a state is followed by it, in JSON, and lies, with zeros before and behind
-// it, in blocks of 4 KiB of its own: a power cut that tears what is appended later
-// does not reach it. Of a journal with a wrong cell, what is before that one counts.
+// A cell with a state is followed by it, in JSON, and lies with it in blocks of 4 KiB of its
+// own. After a sync, too, a new block is begun: a power cut that tears what is appended
+// later does not reach what was synced. Zeros fill the blocks. Of a journal with a wrong
+// cell, what is before that one counts.
 const (
 	cellBegin = 0x49425831 // a state that begins a transfer: no byte is there
 	cellState = 0x49425832 // a state
@@ -108,8 +109,11 @@ func appendCell(b []byte, kind, crc uint32, offset, length int64) []byte {
 	return binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b[at:]))
 }
 
-// appendState appends a state to b, which is to be written at offset.
-func appendState(b []byte, offset int64, kind uint32, s *state) ([]byte, error) {
+// roundUp returns where the next block begins.
+func roundUp(n int64) int64 { return (n + journalBlock - 1) / journalBlock * journalBlock }
+
+// encodeState returns a state with its cell, and zeros to the end of the block.
+func encodeState(kind uint32, s *state) ([]byte, error) {
 	stored := *s
 	if stored.Phase == Received { // the bytes say so
 		stored.Phase = Receiving
@@ -121,16 +125,8 @@ func appendState(b []byte, offset int64, kind uint32, s *state) ([]byte, error) 
 	if len(j) > maxState {
 		return nil, errors.New("the state is too long")
 	}
-	pad := func() {
-		if over := (offset + int64(len(b))) % journalBlock; over != 0 {
-			b = append(b, make([]byte, journalBlock-over)...)
-		}
-	}
-	pad()
-	b = appendCell(b, kind, crc32.ChecksumIEEE(j), 0, int64(len(j)))
-	b = append(b, j...)
-	pad()
-	return b, nil
+	b := append(appendCell(nil, kind, crc32.ChecksumIEEE(j), 0, int64(len(j))), j...)
+	return append(b, make([]byte, roundUp(int64(len(b)))-int64(len(b)))...), nil
 }
 
 // A history is what a journal says.
@@ -146,7 +142,7 @@ func parseJournal(b []byte) (h history) {
 		c := b[at : at+cellSize]
 		kind := binary.BigEndian.Uint32(c)
 		if kind == 0 && at%journalBlock != 0 { // the rest of a block
-			at += journalBlock - at%journalBlock
+			at = int(roundUp(int64(at)))
 			continue
 		}
 		if binary.BigEndian.Uint32(c[20:]) != crc32.ChecksumIEEE(c[:20]) {
@@ -164,7 +160,7 @@ func parseJournal(b []byte) (h history) {
 			if kind == cellBegin {
 				h.cells = nil
 			}
-			at = (at + int(length) + journalBlock - 1) / journalBlock * journalBlock // also if the zeros are not all there
+			at = int(roundUp(int64(at) + length)) // also if the zeros are not all there
 		case cellRange, cellDrop, cellWhole:
 			if h.state == nil || offset > 1<<60 || length == 0 {
 				return h
@@ -227,8 +223,8 @@ func (b *Inbox) record(p []byte) error {
 		}
 		b.journal, b.journalSize, b.names = f, 0, true
 	}
-	if b.journalSize+int64(len(p)) > maxJournal {
-		b.compactAt = 0
+	if b.frozen || b.journalSize+int64(len(p)) > maxJournal {
+		b.rewrite = true
 		b.wake()
 		return errors.New("the journal is being written anew")
 	}
@@ -237,6 +233,10 @@ func (b *Inbox) record(p []byte) error {
 		err = io.ErrShortWrite
 	}
 	if err != nil {
+		// It may be there all the same, and must not count: whoever asked for it is told that it is not.
+		if terr := b.journal.Truncate(b.journalSize); terr != nil {
+			b.freeze()
+		}
 		return err
 	}
 	b.journalSize += int64(len(p))
@@ -246,11 +246,9 @@ func (b *Inbox) record(p []byte) error {
 
 // write appends a state.
 func (b *Inbox) write(kind uint32, s *state) error {
-	p, err := appendState(nil, b.journalSize, kind, s)
-	if b.journal == nil && err == nil {
-		p, err = appendState(nil, 0, kind, s)
-	}
+	p, err := encodeState(kind, s)
 	if err == nil {
+		b.journalSize = roundUp(b.journalSize)
 		err = b.record(p)
 	}
 	if err != nil {
@@ -260,6 +258,13 @@ func (b *Inbox) write(kind uint32, s *state) error {
 	b.urgent = true
 	b.wake()
 	return nil
+}
+
+// freeze has nothing more appended to the journal, of which nobody knows how it ends, until it
+// is written anew.
+func (b *Inbox) freeze() {
+	b.frozen, b.rewrite = true, true
+	b.wake()
 }
 
 // readJournal returns what an earlier life of the process left, if it left anything.

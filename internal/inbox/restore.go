@@ -56,10 +56,12 @@ func (b *Inbox) restoreJournal() history {
 	h := parseJournal(p)
 	if err == nil && h.state != nil {
 		if b.journal, err = b.cfg.FS.OpenFile(name, os.O_RDWR, 0o600); err == nil {
-			b.journalSize = h.size
+			b.journalSize = roundUp(h.size)
 			if h.size < int64(len(p)) { // what a power cut tore
 				b.cfg.Log.Warn("the end of the inbox's journal is damaged, and left out", "bytes", int64(len(p))-h.size)
-				err = b.journal.Truncate(h.size)
+				if err = b.journal.Truncate(h.size); err != nil {
+					b.freeze()
+				}
 			}
 			if err == nil { // a process that was killed did not
 				err = errors.Join(b.journal.Sync(), b.cfg.FS.SyncDir(b.cfg.Dir))

@@ -155,6 +155,9 @@ func (b *Inbox) sync() {
 	}
 	b.op.Lock()
 	defer b.op.Unlock()
+	if err == nil && journal == b.journal {
+		b.journalSize = roundUp(b.journalSize)
+	}
 	if err == nil && !b.rewrite {
 		for i := range b.garbage[:garbage] {
 			b.garbage[i].safe = true
@@ -289,6 +292,7 @@ func (b *Inbox) compact() {
 		b.op.Unlock()
 		return
 	}
+	b.journalSize = roundUp(b.journalSize)
 	changes, size := b.changes, b.journalSize
 	snap := snapshot{s: b.s, spans: slices.Clone(b.got.spans), lay: b.lay, checked: slices.Clone(b.checked), data: b.data}
 	b.op.Unlock()
@@ -326,7 +330,7 @@ func (b *Inbox) compact() {
 	}
 	_ = b.journal.Close() // the new one has all that it has
 	b.journal, b.journalSize, b.compactAt = f, int64(len(p)), 2*int64(len(p))+compactAfter
-	b.rewrite, b.urgent, b.names = false, true, true
+	b.frozen, b.rewrite, b.urgent, b.names = false, false, true, true
 	b.dirty(0)
 }
 
@@ -362,7 +366,7 @@ type snapshot struct {
 
 // journal returns the shortest journal.
 func (s *snapshot) journal() ([]byte, error) {
-	p, err := appendState(nil, 0, cellBegin, &s.s)
+	p, err := encodeState(cellBegin, &s.s)
 	if err != nil {
 		return nil, err
 	}
@@ -401,5 +405,5 @@ func (s *snapshot) journal() ([]byte, error) {
 		}
 	}
 	flush()
-	return p, nil
+	return append(p, make([]byte, roundUp(int64(len(p)))-int64(len(p)))...), nil
 }
