@@ -113,6 +113,7 @@ func TestTooManyGaps(t *testing.T) {
 // The power is cut at every effect while the journal is written anew.
 func TestPowerCutAtCompaction(t *testing.T) {
 	rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 9_000, 777)
+	long := longJournal(t, rel)
 	for _, kill := range []bool{false, true} {
 		runs, compactions := 0, 0
 		for _, how := range []otatest.How{otatest.Before, otatest.After, otatest.Torn} {
@@ -120,7 +121,7 @@ func TestPowerCutAtCompaction(t *testing.T) {
 				cut := otatest.Cut{At: at, How: how, Rest: otatest.Subset, Agent: kill, Seed: uint64(at)}
 				fell := false
 				synctest.Test(t, func(t *testing.T) {
-					disk := longJournal(t, rel)
+					disk := long.Clone()
 					disk.Arm(cut)
 					var shrunk bool
 					fell, shrunk = cutCompaction(t, disk, rel, kill)

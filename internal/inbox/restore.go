@@ -95,9 +95,14 @@ func (b *Inbox) restoreTransfer(cells []cell) {
 		return
 	}
 	b.data = f
+	// A process that was killed did not. What cannot be synced is not on the medium, from
+	// which it is read below.
+	if err = f.Sync(); err != nil {
+		b.cfg.Log.Error("what was received cannot be synced", "error", err)
+	}
 	switch b.s.Phase {
 	case Verified, Requested:
-		if b.restoreVerified() {
+		if err == nil && b.restoreVerified() {
 			return
 		}
 		b.cfg.Log.Error("a pushed release that was whole is not any more", "version", b.s.Version)
