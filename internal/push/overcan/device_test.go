@@ -1,6 +1,7 @@
 package overcan_test
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"errors"
@@ -24,6 +25,7 @@ import (
 	"github.com/interlock-energy/ota/internal/push/overcan"
 	"github.com/interlock-energy/ota/otatest"
 	source "github.com/interlock-energy/ota/source/can"
+	"github.com/interlock-energy/ota/source/can/profile"
 )
 
 // site is a device with the real source on an emulated bus, a fake of its update manager,
@@ -45,6 +47,8 @@ type site struct {
 	gate error
 	log  []pdu // what the tester sent and received
 	tell func(pdu)
+
+	without uint16 // capabilities that the tester does not hear of
 
 	inbox *inbox.Inbox
 	stop  func()
@@ -81,10 +85,6 @@ var signing = sync.OnceValues(func() (crypto.Signer, []byte) {
 func newSite(t *testing.T, release *otatest.SignedRelease, file *push.File, change func(*site)) *site {
 	t.Helper()
 	key, public := signing()
-	tester, err := source.ParseTester("anna", public)
-	if err != nil {
-		t.Fatal(err)
-	}
 	quiet := slog.New(slog.DiscardHandler)
 	disk := otatest.NewDisk()
 	s := &site{t: t, release: release, file: file, key: key, can: bustest.CANConfig{Worst: true}}
@@ -92,7 +92,7 @@ func newSite(t *testing.T, release *otatest.SignedRelease, file *push.File, chan
 	s.box = inbox.Config{FS: disk, Dir: "/inbox", Verify: release.Verify, Log: quiet}
 	s.source = source.Config{
 		Link:     source.Link{Open: func(context.Context) (can.Bus, error) { return s.bus.Join("device"), nil }},
-		Testers:  []source.Tester{tester},
+		Testers:  testers(t, public),
 		FS:       disk,
 		StateDir: "/state",
 		State:    s.state,
@@ -110,6 +110,29 @@ func newSite(t *testing.T, release *otatest.SignedRelease, file *push.File, chan
 	s.start()
 	t.Cleanup(func() { s.stop() })
 	return s
+}
+
+// testers are those that have the key.
+func testers(t *testing.T, public []byte) []source.Tester {
+	t.Helper()
+	tester, err := source.ParseTester("anna", public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []source.Tester{tester}
+}
+
+// contextUntil ends when so many blocks were sent.
+func contextUntil(t *testing.T, s *site, blocks int) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(t.Context())
+	s.tell = func(p pdu) {
+		if p.fromTester && p.data[0] == byte(uds.TransferData) {
+			if blocks--; blocks == 0 {
+				cancel()
+			}
+		}
+	}
+	return ctx, cancel
 }
 
 func (s *site) state() api.CheckinRequest {
@@ -241,6 +264,14 @@ func (w watched) Send(ctx context.Context, b []byte) error {
 // Receive implements uds.Conn.
 func (w watched) Receive(ctx context.Context) ([]byte, error) {
 	b, err := w.Conn.Receive(ctx)
+	if err == nil && w.site.without != 0 && bytes.HasPrefix(b, []byte{0x62, profile.DIDProfile >> 8, profile.DIDProfile & 0xFF}) {
+		id, err := profile.ParseIdentity(b[3:])
+		if err != nil {
+			return nil, err
+		}
+		id.Caps &^= w.site.without
+		b = id.Append(b[:3:3])
+	}
 	if err == nil {
 		w.note(pdu{false, append([]byte(nil), b...), true})
 	}

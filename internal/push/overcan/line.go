@@ -123,7 +123,11 @@ func (l Line) pace() int {
 		return 0 // the bus itself is the limit
 	}
 	frames := float64(l.Bitrate) / float64(frameBits(l.Address.Extended)) * float64(l.Share) / 100
-	return max(1, int(frames*ownBlockSize/(ownBlockSize+1)))
+	const (
+		flow    = float64(usualBlockSize) / (usualBlockSize + 1)
+		answers = 0.97 // the rest is for answers and the questions between blocks
+	)
+	return max(1, int(frames*flow*answers))
 }
 
 // config is the transport's.

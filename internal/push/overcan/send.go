@@ -341,6 +341,9 @@ func (d *Device) install(ctx context.Context) error {
 	if err := d.identified(ctx); err != nil {
 		return err
 	}
+	if state, _, err := d.state(ctx); err != nil || asked(state) { // already: an answer was lost, or it is done
+		return errors.Join(err, d.leave(ctx))
+	}
 	if err := d.program(ctx); err != nil {
 		return err
 	}
@@ -352,12 +355,15 @@ func (d *Device) install(ctx context.Context) error {
 		if again != nil {
 			return again
 		}
-		if state < profile.WaitSafe || state > profile.Confirmed { // otherwise the answer to an earlier request was lost
+		if !asked(state) {
 			return d.told(ctx, err)
 		}
 	}
 	return d.leave(ctx)
 }
+
+// asked says that the installation was asked for, and has not failed.
+func asked(s profile.State) bool { return s >= profile.WaitSafe && s <= profile.Confirmed }
 
 // persistShort makes a few attempts at what the line lets through but the device does
 // not yet. Trouble with the line is for the caller to wait out.

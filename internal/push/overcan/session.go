@@ -17,12 +17,16 @@ func (d *Device) program(ctx context.Context) error {
 	if d.inside {
 		return nil
 	}
+	prove, err := d.proof()
+	if err != nil {
+		return err
+	}
 	for _, s := range []uds.Session{uds.Extended, uds.Programming} {
 		if err := d.enter(ctx, s); err != nil {
 			return occupied(err)
 		}
 	}
-	if err := d.unlock(ctx); err != nil {
+	if err := unlock(ctx, prove); err != nil {
 		return err
 	}
 	d.inside, d.announced = true, false
@@ -38,22 +42,27 @@ const (
 	settled   = 1200 * time.Millisecond
 )
 
-// unlock shows who asks, if the device wants to know.
-func (d *Device) unlock(ctx context.Context) error {
+// proof is how the device wants to be shown who asks; nil: it does not want to know. What
+// cannot work is said before a session is opened.
+func (d *Device) proof() (func(context.Context) error, error) {
 	caps := d.identity.Caps
-	if caps&profile.CapOpen != 0 {
-		return nil
-	}
-	if d.cfg.Key == nil {
-		return push.Fail(ota.ErrAuthentication, "the device takes firmware only from testers whose keys it knows; give the private key of one")
-	}
-	prove := d.accessKey
 	switch {
+	case caps&profile.CapOpen != 0:
+		return nil, nil
+	case caps&(profile.CapSecurityAccess|profile.CapAuthentication) == 0:
+		return nil, push.Fail(ota.ErrAuthentication, "the device takes firmware from nobody over CAN: it knows no tester's key, or none of a kind that is known here")
+	case d.cfg.Key == nil:
+		return nil, push.Fail(ota.ErrAuthentication, "the device takes firmware only from testers whose keys it knows; give the private key of one")
 	case caps&profile.CapSecurityAccess != 0: // shorter than the other, and as strong: the same signature
-	case caps&profile.CapAuthentication != 0:
-		prove = d.authenticate
-	default:
-		return push.Fail(ota.ErrAuthentication, "the device takes firmware from nobody over CAN: no tester's key is configured there")
+		return d.accessKey, nil
+	}
+	return d.authenticate, nil
+}
+
+// unlock shows who asks.
+func unlock(ctx context.Context, prove func(context.Context) error) error {
+	if prove == nil {
+		return nil
 	}
 	stumbled := false // what was sent may not be what arrived
 	for try := 1; ; try++ {

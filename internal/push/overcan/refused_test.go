@@ -1,0 +1,267 @@
+package overcan_test
+
+import (
+	"crypto"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/bundle"
+	"github.com/interlock-energy/ota/internal/inbox"
+	"github.com/interlock-energy/ota/internal/push"
+	"github.com/interlock-energy/ota/internal/push/overcan"
+	"github.com/interlock-energy/ota/otatest"
+	"github.com/interlock-energy/ota/source/can/profile"
+)
+
+func newKey(t *testing.T, kind string) (crypto.Signer, []byte) {
+	t.Helper()
+	private, public, err := bundle.GenerateKey(kind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := bundle.ParsePrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, public
+}
+
+// What a device does not take, and what the tester says about it. Nothing of the file gets
+// into the device.
+func TestRefused(t *testing.T) {
+	release, file, change := small(t)
+	stranger, _ := newKey(t, "ed25519")
+	other := errors.New("it is for product wind, and this unit is a bess")
+	for name, tt := range map[string]struct {
+		change func(*site)
+		want   error
+		says   string
+	}{
+		"another tester's key":  {func(s *site) { s.key = stranger }, ota.ErrAuthentication, "does not know this tester's key"},
+		"no key":                {func(s *site) { s.key = nil }, ota.ErrAuthentication, "give the private key"},
+		"a device without keys": {func(s *site) { s.source.Testers = nil }, ota.ErrAuthentication, "from nobody"},
+		"too large":             {func(s *site) { s.source.MaxSize = 500 }, ota.ErrInsufficientSpace, "the device takes 500"},
+		"another product": {func(s *site) {
+			s.box.Judge = func(*ota.Manifest) error { return fmt.Errorf("%w: %w", ota.ErrIncompatible, other) }
+		}, ota.ErrIncompatible, other.Error()},
+		"signed by somebody else": {func(s *site) {
+			s.box.Verify = func([]byte) (*ota.Manifest, error) {
+				return nil, fmt.Errorf("%w: no signature by a known key", ota.ErrValidation)
+			}
+		}, ota.ErrValidation, "no signature by a known key"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSite(t, release, file, func(s *site) { change(s); tt.change(s) })
+				began := time.Now()
+				err := s.stage(t.Context())
+				if !errors.Is(err, tt.want) || !strings.Contains(fmt.Sprint(err), tt.says) {
+					t.Errorf("got %v, want %v that says %q", err, tt.want, tt.says)
+				}
+				if took := time.Since(began); took > 5*time.Second {
+					t.Errorf("it took %v to find out, want at most 5 s", took)
+				}
+				if b := s.inbox.State(); b.Phase != inbox.Empty && b.Phase != inbox.Failed {
+					t.Errorf("the inbox is %s", b.Phase)
+				}
+			})
+		})
+	}
+}
+
+// Keys and devices that are taken.
+func TestTaken(t *testing.T) {
+	release, file, change := small(t)
+	for name, change2 := range map[string]func(*site){
+		"a device that is open": func(s *site) { s.key, s.source.Testers, s.source.AllowOpen = nil, nil, true },
+		"11 bits":               func(s *site) { s.source.ID, s.line.Address = 0x7E0, overcan.Address{TX: 0x7E0, RX: 0x7E8} },
+		"other addresses": func(s *site) {
+			s.source.Device, s.source.Tester, s.line.Address = 0x21, 0xF3, overcan.Fixed29(0x21, 0xF3)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSite(t, release, file, func(s *site) { change(s); change2(s) })
+				if err := s.stage(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				s.installed()
+			})
+		})
+	}
+}
+
+// The gate is asked without any effect, and its words get to the person.
+func TestPrecheck(t *testing.T) {
+	release, file, _ := small(t)
+	for name, tt := range map[string]struct {
+		gate error
+		code ota.ErrorCode
+	}{
+		"yes":             {nil, 0},
+		"charge":          {&ota.Refusal{Code: ota.ErrBatteryLow, Reason: "state of charge 22.0 %, want at least 30 %", Causes: []ota.Cause{ota.CauseSoCLow}}, ota.ErrBatteryLow},
+		"temperature":     {&ota.Refusal{Code: ota.ErrBMSUnsafe, Reason: "cells have 47.0 °C, want at most 45 °C", Causes: []ota.Cause{ota.CauseTemperatureHigh}}, ota.ErrBMSUnsafe},
+		"not these hours": {&ota.Refusal{Code: ota.ErrNone, Reason: "outside the window", Causes: []ota.Cause{ota.CauseWindow}}, ota.ErrNone},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSite(t, release, file, func(s *site) { s.gate = tt.gate; s.key = nil }) // nobody need show a key
+				d := s.tester()
+				err := d.Precheck(t.Context())
+				if tt.gate == nil {
+					if err != nil {
+						t.Errorf("got %v", err)
+					}
+				} else {
+					refusal, ok := errors.AsType[*ota.Refusal](err)
+					if want := tt.gate.(*ota.Refusal); !ok || refusal.Code != tt.code || refusal.Reason != want.Reason {
+						t.Errorf("got %#v, %v, want %v", refusal, err, want)
+					}
+				}
+				st, err := d.Status(t.Context())
+				if err != nil || st.State != push.Idle || st.Running != "1.0.0" {
+					t.Errorf("afterwards: %+v, %v", st, err)
+				}
+				if b := s.inbox.State(); b.Phase != inbox.Empty {
+					t.Errorf("the inbox is %s", b.Phase)
+				}
+			})
+		})
+	}
+}
+
+// The same file once more: not a byte goes over the bus for what is proven or waits, and
+// all of it after a roll back.
+func TestAgain(t *testing.T) {
+	release, file, change := small(t)
+	for name, tt := range map[string]struct {
+		result ota.Result
+		blocks bool
+	}{"proven": {ota.Succeeded, false}, "rolled back": {ota.RolledBack, true}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSite(t, release, file, change)
+				if err := s.stage(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				s.log = nil
+				if err := s.stage(t.Context()); err != nil { // waits for the manager
+					t.Errorf("while it waits: %v", err)
+				}
+				if _, blocks := sentAgain(s.log); blocks != 0 {
+					t.Errorf("while it waits: %d blocks", blocks)
+				}
+				s.manager(t.Context(), tt.result)
+				s.log = nil
+				if err := s.stage(t.Context()); err != nil {
+					t.Errorf("afterwards: %v", err)
+				}
+				if _, blocks := sentAgain(s.log); (blocks > 0) != tt.blocks {
+					t.Errorf("afterwards: %d blocks, want some: %v", blocks, tt.blocks)
+				}
+				if tt.blocks {
+					s.installed()
+				}
+			})
+		})
+	}
+}
+
+// Another file takes the place of one that came in part.
+func TestAnotherFile(t *testing.T) {
+	key := otatest.NewSigningKey(t)
+	first, second := key.Release(t, "1.1.0", 5000), key.Release(t, "1.2.0", 3000)
+	one, two := bundleFile(t, first), bundleFile(t, second)
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, second, two, func(s *site) { s.source.MaxBlock = 500 })
+		ctx, cancel := contextUntil(t, s, 6)
+		defer cancel()
+		if err := s.tester().Send(ctx, one, push.Tell{}); err == nil {
+			t.Fatal("it was not interrupted")
+		}
+		time.Sleep(6 * time.Second)
+		s.tell, s.log = nil, nil
+		if err := s.stage(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s.installed()
+		if st := s.inbox.State(); st.Version != "1.2.0" {
+			t.Errorf("got %s", st.Version)
+		}
+	})
+}
+
+// A release that is being installed is not replaced by another: the tester says so.
+func TestOccupied(t *testing.T) {
+	key := otatest.NewSigningKey(t)
+	first, second := key.Release(t, "1.1.0", 500), key.Release(t, "1.2.0", 600)
+	one, two := bundleFile(t, first), bundleFile(t, second)
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, first, one, func(s *site) { s.box.InHand = func() string { return first.Manifest.Digest } })
+		if err := s.stage(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		err := s.tester().Send(t.Context(), two, push.Tell{})
+		if !errors.Is(err, push.ErrOccupied) || !errors.Is(err, ota.ErrBusy) {
+			t.Errorf("got %v, want %v", err, push.ErrOccupied)
+		}
+		s.installed()
+	})
+}
+
+// A tester that stops and is started at once finds its own session still open.
+func TestRestartAtOnce(t *testing.T) {
+	release, file, change := small(t)
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, release, file, change)
+		ctx, cancel := contextUntil(t, s, 2)
+		defer cancel()
+		if err := s.tester().Send(ctx, file, push.Tell{}); err == nil {
+			t.Fatal("it was not interrupted")
+		}
+		s.tell = nil
+		// No pause: the session of the first is still open, and it is the same address.
+		if err := s.stage(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s.installed()
+	})
+}
+
+// A device that offers service 29 alone is unlocked with it, with both kinds of keys.
+func TestAuthentication(t *testing.T) {
+	release, file, change := small(t)
+	for _, kind := range []string{"ed25519", "p256"} {
+		key, public := newKey(t, kind)
+		for _, without := range []uint16{0, profile.CapSecurityAccess} {
+			t.Run(fmt.Sprint(kind, without), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := newSite(t, release, file, func(s *site) {
+						change(s)
+						s.key = key
+						s.source.Testers = testers(t, public)
+						s.without = without
+					})
+					if err := s.stage(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					s.installed()
+					want := byte(0x27)
+					if without != 0 {
+						want = 0x29
+					}
+					for _, p := range s.log {
+						if p.fromTester && (p.data[0] == 0x27 || p.data[0] == 0x29) && p.data[0] != want {
+							t.Errorf("service %02X was used, want %02X", p.data[0], want)
+						}
+					}
+				})
+			})
+		}
+	}
+}
