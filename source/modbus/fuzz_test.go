@@ -120,6 +120,7 @@ func FuzzFiles(f *testing.F) {
 	f.Add(uint16(0xF001), uint16(0), uint8(2), uint16(100))
 	f.Add(uint16(0xFF01), uint16(9999), uint8(1), uint16(100))
 	f.Add(uint16(0xF003), uint16(9999), uint8(121), uint16(100))
+	f.Add(uint16(0xF001), uint16(0), uint8(0), uint16(52)) // half of the length alone
 	f.Add(uint16(0), uint16(10000), uint8(0), uint16(1))
 	f.Fuzz(func(t *testing.T, file, record uint16, count uint8, size uint16) {
 		rel := newRelease(t, 1+int(size))

@@ -93,18 +93,20 @@ func (s *Source) evidenceAt(offset int) []byte {
 // Behind the end are zeros.
 func readCounted(dst []uint16, b []byte, offset int) {
 	b = b[:min(len(b), maxManifest)]
-	var room [2 * bus.MaxReadRegisters]byte
-	out := room[:2*len(dst)]
 	var length [4]byte
 	binary.BigEndian.PutUint32(length[:], uint32(len(b)))
-	n := 0
-	if offset < len(length) {
-		n = copy(out, length[offset:])
+	at := func(i int) uint16 {
+		switch {
+		case i < len(length):
+			return uint16(length[i])
+		case i-len(length) < len(b):
+			return uint16(b[i-len(length)])
+		}
+		return 0
 	}
-	if from := offset + n - len(length); from < len(b) {
-		copy(out[n:], b[from:])
+	for i := range dst {
+		dst[i] = at(offset+2*i)<<8 | at(offset+2*i+1)
 	}
-	fill(dst, out)
 }
 
 // fill puts bytes into all of dst.

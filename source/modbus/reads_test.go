@@ -135,6 +135,13 @@ func TestReadsOfFiles(t *testing.T) {
 		if got := read(0, 5); string(got) != "\x00\x00\x00\x06second" {
 			t.Errorf("evidence, read anew: got %q", got)
 		}
+		got = nil
+		for record := range uint16(7) { // one by one, as some masters read
+			got = append(got, read(record, 1)...)
+		}
+		if string(got) != "\x00\x00\x00\x06second\x00\x00\x00\x00" {
+			t.Errorf("evidence, record by record: got %q", got)
+		}
 	})
 }
 
