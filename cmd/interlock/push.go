@@ -110,9 +110,8 @@ func (f *pushFlags) ask(ctx context.Context, e *env, d push.Device) error {
 			if printed := e.printLine(out); printed != nil {
 				return printed
 			}
-			return err
 		}
-		if err == nil {
+		if err == nil && !f.JSON {
 			_, err = fmt.Fprintln(e.stdout, "the device may be updated now")
 		}
 		return hint(err, "this is the device's own rule; ask again later")
@@ -131,7 +130,7 @@ func (f *pushFlags) ask(ctx context.Context, e *env, d push.Device) error {
 		[2]string{"runs", or(s.Running, id.Running)},
 		[2]string{"state", s.State.String() + when(s.Done > 0, fmt.Sprintf(", %d %%", int(100*s.Done)))},
 		[2]string{"release", s.Version},
-		[2]string{"received", when(s.Size > 0, size(s.Received)+" of "+size(s.Size))},
+		[2]string{"received", when(s.Size > 0 && s.State < push.Verifying, size(s.Received)+" of "+size(s.Size))},
 		[2]string{"why", or(s.Reason, when(s.Result != 0, s.Result.String()))},
 	)
 }

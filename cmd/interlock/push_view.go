@@ -73,6 +73,9 @@ func (v *pushView) progress(done int64) {
 		v.shown = v.begun // a rate before that is fiction
 	}
 	v.last = done
+	if v.first >= v.file.Size { // the device had all of it
+		return
+	}
 	terminal := onTerminal(v.stderr, v.getenv)
 	switch {
 	case v.quiet:

@@ -41,13 +41,15 @@ func (d *Device) status(ctx context.Context) (profile.Status, error) {
 	return profile.DecodeStatus(registers)
 }
 
-// display reads the texts for people, in two requests, for it is longer than one can be. A
-// device that has none is as good as any other.
+// displayReads is in how many requests the display is read, for it is longer than one can be.
+const displayReads = 2
+
+// display reads the texts for people. A device that has none is as good as any other.
 func (d *Device) display(ctx context.Context) (profile.Display, error) {
-	const half = profile.DisplaySize / 2
+	const part = profile.DisplaySize / displayReads
 	registers := make([]uint16, 0, profile.DisplaySize)
-	for offset := uint16(0); offset < profile.DisplaySize; offset += half {
-		some, err := d.read(ctx, profile.OffsetDisplay+offset, half)
+	for offset := uint16(0); offset < profile.DisplaySize; offset += part {
+		some, err := d.read(ctx, profile.OffsetDisplay+offset, part)
 		if r, ok := errors.AsType[*Refused](err); ok && r.Exception == modbus.IllegalAddress {
 			return profile.Display{}, nil
 		}

@@ -101,15 +101,17 @@ func (d *Device) Identify(ctx context.Context) (push.Identity, error) {
 	if err != nil {
 		return push.Identity{}, err
 	}
-	d.trip = time.Since(begin)
+	d.trip = time.Since(begin) // not of the first request, which connects
 	if d.seq == 0 {
 		d.seq = status.Seq // the next one is new to the device, whoever gave the last
 	}
 	id := push.Identity{Protocol: fmt.Sprintf("BESS-MFT %d.%d", d.id.Version>>8, d.id.Version&0xFF)}
+	begin = time.Now()
 	display, err := d.display(ctx)
 	if err != nil {
 		return push.Identity{}, err
 	}
+	d.trip = min(d.trip, time.Since(begin)/displayReads)
 	id.Device, id.Product, id.Running = display.Device, display.Product, display.Running
 	return id, nil
 }
