@@ -37,9 +37,9 @@ func (*pushCANCmd) Help() string {
 
 The device is asked who it is, and whether it may be updated now; the release goes into it, is verified there, and installed when the battery allows it. A transfer that was interrupted goes on where it stopped. At most half of the bus is used, if --share does not say otherwise: the battery's own frames must get through.
 
-With --plain the file is written as it is into a controller of another maker; of a bundle it is an image. Nobody asks the battery then, unless that controller does: see to it yourself that nothing is charged or discharged.
+With --plain the file is written as it is into a controller of another maker; of a bundle it is an image. Nobody asks the battery then, unless that controller does: see to it yourself that nothing is charged or discharged. Exit code 0 means then that it was written, not that it works; a transfer that broke begins again.
 
-Examples:
+` + pushHelp + `Examples:
 
     interlock push can --to slcan:/dev/ttyACM0 --key tester/private.pem bess-1.2.0.bundle
     interlock push can --to can0 --tx 0x7E0 --rx 0x7E8 --status
@@ -66,6 +66,8 @@ func (c *pushCANCmd) Run(ctx context.Context, e *env) error {
 func (c *pushCANCmd) config() (overcan.Config, error) {
 	cfg := overcan.Config{Line: overcan.Line{To: c.To, Bitrate: c.Bitrate, Share: c.Share, Baud: c.Baud, Silent: c.Silent}}
 	switch {
+	case c.Share < 1 || c.Bitrate < 1 || c.Baud < 1: // 0 would be the default
+		return cfg, usage("--share, --bitrate and --baud: got %d %%, %d and %d bit/s, want more than 0", c.Share, c.Bitrate, c.Baud)
 	case (c.TX == 0) != (c.RX == 0):
 		return cfg, usage("--tx and --rx go together")
 	case c.TX != 0 && (c.Target != nil || c.Source != nil):
@@ -119,12 +121,11 @@ func (c *pushCANCmd) plain(ctx context.Context, e *env, cfg overcan.Config) erro
 	}
 	defer d.Close()
 	plan := d.Plan(n)
-	e.say("%s", plan)
-	if advice := plan.Advice(); advice != "" {
-		e.say("%s", advice)
+	if !c.JSON {
+		e.say("%s", plan)
 	}
-	if plan.Time() > push.VerySlow && !c.Yes {
-		return hint(usage("the bus would be occupied for about %s", push.About(plan.Time())), "if that is what you want, add --yes")
+	if err := c.accept(e)(plan); err != nil {
+		return err
 	}
 	show, stop := e.progress("push", n)
 	stuck := false
