@@ -1,5 +1,6 @@
 # make demo    the whole thing in a minute, on this machine
 # make aws-demo   the same without a server: S3, Lambda and devices, all on this machine
+# make field-demo  the same over Modbus and CAN, on bad lines
 # make test    every test; installs what it needs (Debian, as root) or says what is missing
 GO ?= go
 BIN := bin
@@ -11,7 +12,7 @@ SOAK ?= 10m
 FUZZTIME ?= 60s
 export CGO_ENABLED ?= 0
 
-.PHONY: all demo aws-demo lambda test cuts mutants fuzz soak-modbus vm bench bench-install bench-modbus cross clean
+.PHONY: all demo aws-demo field-demo lambda test cuts mutants fuzz soak-modbus vm bench bench-install bench-modbus cross clean
 all:
 	$(GO) build -trimpath -o $(BIN)/ ./cmd/...
 
@@ -21,6 +22,9 @@ demo: all
 aws-demo:
 	./scripts/versitygw
 	$(GO) test -count 1 -v -run '^TestWithoutAServer$$' ./internal/awsdemo
+
+field-demo:
+	$(GO) test -count 1 -v -run '^TestOverTheFieldBus$$' ./internal/fielddemo
 
 # the AWS Lambda function, as deploy/aws/template.yaml wants it
 lambda:
