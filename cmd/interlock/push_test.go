@@ -228,7 +228,7 @@ trouble, trying on: no answer` + "\ufffd[2J\n"
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", &out, want)
 	}
-	if got, want := v.line(true), "send [========================] 100 %  100.0 KiB of 100.0 KiB  1.0 KiB/s"; got != want {
-		t.Errorf("got the bar %q, want %q", got, want)
+	if got, want := v.line(true), "send [========================] 100 %  100.0 KiB of 100.0 KiB"; !strings.HasPrefix(got, want) {
+		t.Errorf("got the bar %q, want %q and the rate", got, want)
 	}
 }

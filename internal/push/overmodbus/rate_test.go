@@ -48,7 +48,7 @@ func TestSerialRates(t *testing.T) {
 	release, f := file(t, 40000)
 	for _, baud := range []int{9600, 19200, 38400, 57600, 115200} {
 		bubble(t, fmt.Sprint(baud), func(t *testing.T) {
-			g := newRig(t, release, func(g *rig) { g.serial = baud })
+			g := newRig(t, release, func(g *rig) { g.serial, g.exact = baud, true })
 			defer g.end()
 			// The device of this test takes no time to think.
 			got, limit := rate(t, g, f, 1), 224/(224/overmodbus.RTURate(baud, 11)-0.005)

@@ -37,6 +37,7 @@ type rig struct {
 	change  []func(*sourcemodbus.Config)
 
 	serial int  // baud; 0: TCP
+	exact  bool // a serial line hands over each byte as it comes, which takes long to compute
 	poor   bool // what is between knows functions 3 and 16 only
 	delay  time.Duration
 	faults bustest.Faults
@@ -84,8 +85,12 @@ func newRig(t *testing.T, r *otatest.SignedRelease, set func(*rig)) *rig {
 		g.front = bustest.NewNetwork(g.delay)
 		g.proxy = bustest.NewProxy(g.front, g.dialDevice, bustest.ProxyConfig{Faults: g.faults, Tap: &g.tap})
 	} else {
-		g.wire = bustest.NewWire(bustest.WireConfig{Baud: g.serial})
-		g.far = bustest.NewWire(bustest.WireConfig{Baud: 1 << 26}) // no time is spent behind the relay
+		burst, latency := 62, time.Millisecond // as a USB adapter hands bytes over, with a short latency
+		if g.exact {
+			burst, latency = 1, 0
+		}
+		g.wire = bustest.NewWire(bustest.WireConfig{Baud: g.serial, Burst: burst, Latency: latency})
+		g.far = bustest.NewWire(bustest.WireConfig{Baud: 1 << 26, Burst: burst, Latency: latency}) // no time is spent behind the relay
 		stop := bustest.Relay(g.wire.Join("slave"), g.far.Join("master"), bustest.RelayConfig{Cut: bustest.RTU, Faults: g.faults, Tap: &g.tap})
 		g.unrig = append(g.unrig, stop)
 	}
@@ -342,6 +347,25 @@ func blockOf(pdu []byte) (string, bool) {
 		return "", false
 	}
 	return fmt.Sprintf("block %d", int(r.Data[2])<<24|int(r.Data[3])<<16|int(r.Data[4])<<8|int(r.Data[5])), true
+}
+
+// commands are those that were given on a serial line, by number; what was damaged on the
+// way counts as it was sent.
+func (g *rig) commands() map[uint16]profile.Code {
+	all := map[uint16]profile.Code{}
+	for _, r := range g.tap.Records() {
+		if r.From != bustest.Master || len(r.Data) < 9+2*profile.CommandSize {
+			continue
+		}
+		q, err := modbus.ParseRequest(r.Data[1 : len(r.Data)-2])
+		if err != nil || q.Address != profile.Base+profile.OffsetCommand {
+			continue
+		}
+		registers := make([]uint16, profile.CommandSize)
+		modbus.Registers(registers, q.Data)
+		all[registers[1]] = profile.Code(registers[0])
+	}
+	return all
 }
 
 // sent is how many blocks were written, and how many requests there were in all.

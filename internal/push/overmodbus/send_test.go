@@ -117,6 +117,10 @@ func TestEveryLoss(t *testing.T) {
 						t.Fatal(err)
 					}
 					g.whole(f)
+					// RESUME, which is refused, OPEN and CLOSE: given again, they keep their numbers.
+					if got := g.commands(); len(got) != 3 {
+						t.Errorf("got the commands %v, want 3 different ones", got)
+					}
 				})
 			}
 		}
