@@ -28,7 +28,7 @@
 //   - The handler is called for what needs a session or unlocking ([Server.Access]) only
 //     with these, and for data only within a transfer that it has accepted itself. The
 //     same block sent again is answered, and not handed on.
-//   - Memory is bounded by what Conn delivers, times two for each tester.
+//   - Memory is bounded: of each tester, a few messages and a session.
 //
 // There is no policy here: which sessions may be entered, what unlocks, and who may write
 // what is the handler's decision, for which it is told who asks ([Call]).
