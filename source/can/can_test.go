@@ -28,6 +28,7 @@ func TestTransfer(t *testing.T) {
 			t.Errorf("Latest before: %v", err)
 		}
 		x.push(r, release.Bundle, 4093)
+		x.want("31 01 F001", "71 01 F001 00") // once is enough
 		r.offered(release)
 		if len(asked) != 1 || asked[0] != "F1 "+release.Manifest.Digest {
 			t.Errorf("asked for: %q", asked)

@@ -43,7 +43,7 @@ type Config struct {
 	BlockSize int           // consecutive frames for a flow control frame, 2 to 255; 0: 8
 	STmin     time.Duration // at least, up to 127 ms; 0: 1 ms; negative: as Share says alone
 	Share     int           // percent of the bus that requests and answers may take, 5 to 100; 0: 50
-	MaxBlock  int           // maxNumberOfBlockLength, 66 to 4095; 0: 4095
+	MaxBlock  int           // maxNumberOfBlockLength, and the longest answer, which cuts texts: 130 to 4095; 0: 4095
 
 	// Testers may program the device: they prove that they have the key. None: nobody may,
 	// unless AllowOpen says that everybody on the bus may. The bundle's signatures are
@@ -95,7 +95,7 @@ func (cfg *Config) complete() error {
 		{"bitrate", &cfg.Bitrate, 500_000, 10_000, 1_000_000},
 		{"block size", &cfg.BlockSize, 8, 2, 255},
 		{"share of the bus", &cfg.Share, 50, 5, 100},
-		{"block length", &cfg.MaxBlock, profile.MaxBlock, 66, profile.MaxBlock},
+		{"block length", &cfg.MaxBlock, profile.MaxBlock, 130, profile.MaxBlock},
 	} {
 		if *r.v == 0 {
 			*r.v = r.def

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/interlock-energy/ota"
@@ -141,15 +142,15 @@ func (h *handler) ReadData(_ context.Context, call uds.Call, did uds.DID) ([]byt
 	case profile.DIDSession:
 		return []byte{byte(call.Session)}, nil
 	case profile.DIDSoftware, profile.DIDVersion:
-		return text(head.Version)
+		return h.text(head.Version)
 	case profile.DIDSupplier:
-		return text("Interlock")
+		return h.text("Interlock")
 	case profile.DIDSerial:
-		return text(head.Device)
+		return h.text(head.Device)
 	case profile.DIDHardware:
-		return text(head.Hardware)
+		return h.text(head.Hardware)
 	case profile.DIDProduct:
-		return text(head.Product)
+		return h.text(head.Product)
 	case profile.DIDProfile:
 		return h.identity().Append(nil), nil
 	case profile.DIDStatus:
@@ -178,27 +179,31 @@ func (h *handler) readTransfer(did uds.DID) ([]byte, error) {
 	case profile.DIDResult:
 		return []byte{byte(v.result)}, nil
 	case profile.DIDReason:
-		return text(v.reason)
+		return h.text(v.reason)
 	case profile.DIDSafety:
 		return profile.AppendSafety(nil, v.safety), nil
 	case profile.DIDSignals:
-		return text(profile.FormatSignals(signals))
+		return h.text(profile.FormatSignals(signals))
 	case profile.DIDProgress:
 		return profile.Progress{Received: uint32(b.Received), Total: uint32(b.Offer.Size), Next: uint32(b.Missing), Verified: uint32(b.Verified)}.Append(nil), nil
 	case profile.DIDTransfer:
 		return profile.Transfer{Size: uint32(b.Offer.Size), SHA256: b.Offer.SHA256}.Append(nil), nil
 	case profile.DIDOffered:
-		return text(b.Version)
+		return h.text(b.Version)
 	case profile.DIDDigest:
-		return text(b.Digest)
+		return h.text(b.Digest)
 	case profile.DIDEvidence:
-		return text(h.evidence(b))
+		return h.text(h.evidence(b))
 	case profile.DIDOutcome:
 		out := b.Outcome
 		if out == nil {
 			out = b.Last
 		}
-		return profile.EncodeOutcome(out)
+		b, err := profile.EncodeOutcome(out, h.room())
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", uds.ResponseTooLong, err)
+		}
+		return b, nil
 	}
 	return nil, uds.RequestOutOfRange
 }
@@ -215,7 +220,14 @@ func (h *handler) evidence(b inbox.State) string {
 	return ""
 }
 
-func text(s string) ([]byte, error) { return []byte(profile.Text(s)), nil }
+// room is for the value of one identifier: an answer has a service and the identifier too.
+func (h *handler) room() int { return h.cfg.MaxBlock - 3 }
+
+// text is a value, which is cut where an answer would be too long.
+func (h *handler) text(s string) ([]byte, error) {
+	s = profile.Text(s)
+	return []byte(strings.ToValidUTF8(s[:min(len(s), h.room())], "")), nil
+}
 
 func (h *handler) identity() profile.Identity {
 	caps := uint16(profile.CapAnnounce | profile.CapFile)

@@ -178,6 +178,7 @@ func TestPreconditions(t *testing.T) {
 		{"cell too high", func(r *bms.Reading) { r.Set(bms.CellMax, 3.64); r.Set(bms.CellMin, 3.63) }, nil, "92", profile.Other, profile.NotNow},
 		{"cell too low", func(r *bms.Reading) { r.Set(bms.CellMax, 2.6); r.Set(bms.CellMin, 2.6) }, nil, "93", profile.Other, profile.NotNow},
 		{"too hot and charged too little", func(r *bms.Reading) { r.Set(bms.TemperatureMax, 55); r.Set(bms.SoC, 10) }, nil, "22", profile.TemperatureHigh | profile.SoCLow, profile.Temperature},
+		{"too hot and current", func(r *bms.Reading) { r.Set(bms.TemperatureMax, 55); r.Set(bms.Current, 80) }, nil, "22", profile.TemperatureHigh | profile.CurrentHigh, profile.Temperature},
 		{"charged too little", func(r *bms.Reading) { r.Set(bms.SoC, 10) }, nil, "22", profile.SoCLow, profile.SoC},
 		{"current", func(r *bms.Reading) { r.Set(bms.Current, 80) }, nil, "22", profile.CurrentHigh, profile.Current},
 		{"alarm", func(r *bms.Reading) { r.Alarms = []string{"fire"} }, nil, "22", profile.Alarms, profile.Alarm},

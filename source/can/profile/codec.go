@@ -191,15 +191,25 @@ func ParseSignals(text string) ([]ota.Signal, error) {
 	return signals, nil
 }
 
-// EncodeOutcome writes a report as JSON, as devices send it to servers; its reason is
-// cut where it would be too long. Nil, nothing has ended yet, is no bytes at all.
-func EncodeOutcome(r *ota.Report) ([]byte, error) {
+// EncodeOutcome writes a report as JSON, as devices send it to servers, in so many bytes
+// at most: its reason is cut where it would be too long. Nil, nothing has ended yet, is no
+// bytes at all. An error says that it is too long without its reason.
+func EncodeOutcome(r *ota.Report, most int) ([]byte, error) {
 	if r == nil {
 		return nil, nil
 	}
 	out := *r
 	out.Reason = Text(out.Reason)
-	return json.Marshal(out)
+	for {
+		b, err := json.Marshal(out)
+		if err != nil || len(b) <= most {
+			return b, err
+		}
+		if out.Reason == "" {
+			return nil, fmt.Errorf("write how the update ended: %d bytes, want at most %d", len(b), most)
+		}
+		out.Reason = cut(out.Reason, len(out.Reason)/2)
+	}
 }
 
 // ParseOutcome reads what [EncodeOutcome] writes.
@@ -218,16 +228,17 @@ func ParseOutcome(b []byte) (*ota.Report, error) {
 }
 
 // Text makes s fit for a bus: valid UTF-8 of [MaxText] bytes at most.
-func Text(s string) string {
-	s = strings.ToValidUTF8(s, "?")
-	for len(s) > MaxText {
-		cut := MaxText
-		for !utf8.RuneStart(s[cut]) {
-			cut--
-		}
-		s = s[:cut]
+func Text(s string) string { return cut(strings.ToValidUTF8(s, "?"), MaxText) }
+
+// cut shortens valid UTF-8 to so many bytes at most, at a character.
+func cut(s string, most int) string {
+	if len(s) <= most {
+		return s
 	}
-	return s
+	for most > 0 && !utf8.RuneStart(s[most]) {
+		most--
+	}
+	return s[:most]
 }
 
 func long(what string, b []byte, want int) error {

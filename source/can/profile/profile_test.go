@@ -100,7 +100,7 @@ func TestRoundTrips(t *testing.T) {
 		t.Errorf("identity with more behind it: %+v %v", got, err)
 	}
 	r := &ota.Report{ID: "a", Digest: "d", Version: "1.0.0", Result: ota.RolledBack, Code: ota.ErrInternal, Reason: "no", Time: time.Unix(1, 0).UTC()}
-	b, err := profile.EncodeOutcome(r)
+	b, err := profile.EncodeOutcome(r, profile.MaxBlock)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,9 +151,15 @@ func TestTextIsCutAtACharacter(t *testing.T) {
 	if got := profile.Text("a\xffb"); got != "a?b" {
 		t.Errorf("got %q", got)
 	}
-	b, err := profile.EncodeOutcome(&ota.Report{Reason: long})
-	if err != nil || len(b) > profile.MaxBlock {
-		t.Errorf("an outcome with a long reason: %d bytes, %v", len(b), err)
+	for _, reason := range []string{long, strings.Repeat("\x01", 5000), "short"} { // control characters take six bytes in JSON
+		b, err := profile.EncodeOutcome(&ota.Report{ID: "7", Reason: reason}, 300)
+		r, perr := profile.ParseOutcome(b)
+		if err != nil || len(b) > 300 || perr != nil || r.ID != "7" || r.Reason == "" {
+			t.Errorf("an outcome with a long reason: %d bytes, %v, %+v, %v", len(b), err, r, perr)
+		}
+	}
+	if _, err := profile.EncodeOutcome(&ota.Report{Digest: long}, 300); err == nil {
+		t.Error("an outcome that does not fit: no error")
 	}
 }
 
