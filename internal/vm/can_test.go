@@ -4,6 +4,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/interlock-energy/ota/bus/can"
 	"github.com/interlock-energy/ota/bus/can/broadcast"
+	"github.com/interlock-energy/ota/bus/isotp"
 	"github.com/interlock-energy/ota/internal/vm/canguest"
 )
 
@@ -76,20 +78,30 @@ func dialUnix(ctx context.Context, path string) (net.Conn, error) {
 	}
 }
 
-// otherEnd is an adapter with a battery behind it; see package canguest.
+// otherEnd is an adapter with a battery behind it, and a device; see package canguest.
 type otherEnd struct {
 	adapter *can.Adapter
+	device  chan can.Frame // what comes for it
 	done    sync.WaitGroup
 
 	mu        sync.Mutex
 	frames    []can.Frame // what the battery says in a cycle
 	keepalive int         // frames that came for it
+	pdus      int         // that the device has sent back
+	broken    []string    // what was wrong with others
 	failed    []string
 }
 
 func newOtherEnd(ctx context.Context, line net.Conn) *otherEnd {
-	o := &otherEnd{adapter: can.NewAdapter(line, can.AdapterConfig{})}
+	o := &otherEnd{adapter: can.NewAdapter(line, can.AdapterConfig{}), device: make(chan can.Frame, 1000)}
 	ctx, cancel := context.WithCancel(ctx)
+	mux := isotp.NewMux(deviceBus{o})
+	o.done.Go(func() {
+		defer mux.Close()
+		if err := o.sendBack(ctx, mux); err != nil && ctx.Err() == nil {
+			o.fail(err)
+		}
+	})
 	o.done.Go(func() {
 		defer cancel()
 		for {
@@ -113,6 +125,14 @@ func (o *otherEnd) fail(err error) {
 }
 
 func (o *otherEnd) heard(ctx context.Context, f can.Frame) error {
+	if !f.Extended && f.ID == canguest.Tester {
+		select {
+		case o.device <- f:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	if !f.Extended || f.ID != canguest.Wanted {
 		if f == can.Standard(0x305, 0, 0, 0, 0, 0, 0, 0, 0) {
 			o.mu.Lock()
@@ -140,6 +160,46 @@ func (o *otherEnd) heard(ctx context.Context, f can.Frame) error {
 		o.frames = nil
 		o.mu.Unlock()
 		return nil
+	}
+}
+
+// deviceBus is the part of the bus that the device listens to.
+type deviceBus struct{ *otherEnd }
+
+func (b deviceBus) Receive(ctx context.Context) (can.Frame, error) {
+	select {
+	case f := <-b.device:
+		return f, nil
+	case <-ctx.Done():
+		return can.Frame{}, ctx.Err()
+	}
+}
+
+func (b deviceBus) Send(ctx context.Context, f can.Frame) error { return b.adapter.Send(ctx, f) }
+
+func (b deviceBus) Close() error { return nil }
+
+// sendBack is the device.
+func (o *otherEnd) sendBack(ctx context.Context, mux *isotp.Mux) error {
+	conn, err := mux.Open(isotp.Normal(canguest.Device, canguest.Tester), canguest.Patient(isotp.Config{MaxPDU: canguest.Most}))
+	if err != nil {
+		return err
+	}
+	for {
+		pdu, err := conn.Receive(ctx)
+		if err == nil {
+			err = conn.Send(ctx, pdu)
+		}
+		if errors.Is(err, can.ErrClosed) || ctx.Err() != nil {
+			return err
+		}
+		o.mu.Lock()
+		if err == nil {
+			o.pdus++
+		} else {
+			o.broken = append(o.broken, err.Error()) // the guest tries again
+		}
+		o.mu.Unlock()
 	}
 }
 
@@ -174,7 +234,7 @@ func (o *otherEnd) close(t *testing.T) {
 	stats := o.adapter.Stats()
 	o.adapter.Close()
 	o.done.Wait()
-	t.Logf("adapter: %+v, %d keep-alives", stats, o.keepalive)
+	t.Logf("adapter: %+v, %d keep-alives, %d PDUs sent back; broken %q", stats, o.keepalive, o.pdus, o.broken)
 	if len(o.failed) > 0 {
 		t.Errorf("the adapter: %s", strings.Join(o.failed, "; "))
 	}

@@ -1,5 +1,5 @@
-// Package canguest holds tests of package bus/can that need a kernel with CAN: Linux's
-// SocketCAN and its slcan driver, with can-utils as peers. Most machines that build
+// Package canguest holds tests of packages bus/can and bus/isotp that need a kernel with
+// CAN: Linux's SocketCAN, its ISO-TP and its slcan driver, with can-utils as peers. Most machines that build
 // Interlock have none of these, so the tests run inside of a virtual machine, which
 // TestCAN of package internal/vm starts:
 //
@@ -7,16 +7,19 @@
 //
 // They have the build tag vmguest. The guest has no disk and uses no network: the
 // script build makes an initramfs of busybox, can-utils, modules and the test program.
-// Its second serial port, ttyS1, leads to an SLCAN adapter with a battery behind it,
-// which TestCAN plays. What it does there is told by the frames of this package.
+// Its second serial port, ttyS1, leads to an SLCAN adapter with a battery behind it, and
+// a device that speaks ISO-TP, which TestCAN plays. What it does there is told by the frames of this package.
 //
 // What is promised: init prints what the test program prints, then "guest: exit N"
 // with its exit code, and powers the machine off.
 package canguest
 
 import (
+	"time"
+
 	"github.com/interlock-energy/ota/bus/can"
 	"github.com/interlock-energy/ota/bus/can/broadcast"
+	"github.com/interlock-energy/ota/bus/isotp"
 )
 
 // Wanted is the identifier (29 bits) of frames by which the guest tells the other end
@@ -30,6 +33,20 @@ const (
 	Battery = 'b' // broadcasts of the profile whose index in broadcast.Names follows
 	State   = 's' // the line "s" and what follows, as adapters tell the controller's state
 )
+
+// PDUs of ISO-TP with these identifiers (11 bits) are sent back whole, as the device, if
+// they have no more bytes than Most.
+const (
+	Tester = 0x6E0 // what the guest sends
+	Device = 0x6E8
+	Most   = 40 << 10
+)
+
+// Patient lets a machine that is busy with other things have its time.
+func Patient(c isotp.Config) isotp.Config {
+	c.NAs, c.NAr, c.NBs, c.NCr = time.Minute, time.Minute, time.Minute, time.Minute
+	return c
+}
 
 // Echo is what the other end makes of a frame.
 func Echo(f can.Frame) can.Frame {
