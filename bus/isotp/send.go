@@ -27,7 +27,7 @@ func (a Address) check(n, single int) error {
 	case a.functional && n > single:
 		return fmt.Errorf("%w: to all at once, want at most %d", ErrLength, single)
 	case int64(n) > math.MaxUint32:
-		return fmt.Errorf("%w: want at most %d", ErrLength, math.MaxUint32)
+		return fmt.Errorf("%w: want at most %d", ErrLength, int64(math.MaxUint32))
 	}
 	return nil
 }
@@ -80,11 +80,10 @@ type transfer struct {
 
 func (t *transfer) run(pdu []byte) error {
 	if len(pdu) <= t.format.most() {
-		return t.frame(t.format.single(pdu))
+		return t.frame(t.format.single(pdu), false)
 	}
 	f, n := t.format.first(pdu)
-	t.arm()
-	if err := t.frame(f); err != nil {
+	if err := t.frame(f, true); err != nil {
 		return err
 	}
 	for sn := byte(1); n < len(pdu); {
@@ -98,16 +97,13 @@ func (t *transfer) run(pdu []byte) error {
 		}
 		for sent := 1; n < len(pdu); sent++ {
 			f, more := t.format.consecutive(sn, pdu[n:])
-			n, sn = n+more, (sn+1)&0x0F
+			n, sn = n+more, sn+1
 			last := sent == int(fc.block) // never with 0
-			if last && n < len(pdu) {
-				t.arm()
-			}
 			if sent > 1 && pause > 0 {
 				err = t.until(time.Now().Add(pause))
 			}
 			if err == nil {
-				err = t.frame(f)
+				err = t.frame(f, last && n < len(pdu))
 			}
 			if err != nil {
 				return fmt.Errorf("after %d bytes: %w", n-more, err)
@@ -120,8 +116,9 @@ func (t *transfer) run(pdu []byte) error {
 	return nil
 }
 
-// frame hands one to the link, at the pace of the configuration.
-func (t *transfer) frame(f can.Frame) error {
+// frame hands one to the link, at the pace of the configuration. It may be one that flow
+// control answers.
+func (t *transfer) frame(f can.Frame, asks bool) error {
 	if t.rx.gap > 0 {
 		now := time.Now()
 		turn := t.pace
@@ -135,6 +132,9 @@ func (t *transfer) frame(f can.Frame) error {
 	}
 	if t.ctx.Err() != nil {
 		return t.cause()
+	}
+	if asks {
+		t.arm()
 	}
 	t.link.Reset(t.rx.NAs + 1) // what takes just as long is in time
 	err := t.mux.bus.Send(t.ctx, f)

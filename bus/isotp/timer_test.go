@@ -160,8 +160,82 @@ func TestLinkTimers(t *testing.T) {
 				t.Errorf("N_Ar + %v: got %v", late, err)
 			}
 			time.Sleep(time.Second)
+			done := make(chan error, 1)
+			go func() { done <- conn.Send(t.Context(), text2) }()
+			synctest.Wait()
+			stick() // in the middle
+			peer.says(t, "7E8#300000")
+			if err := <-done; late == 0 && err != nil || late > 0 && !errors.Is(err, ErrTimeout) {
+				t.Errorf("N_As + %v in the middle: got %v", late, err)
+			}
+			time.Sleep(time.Second)
 			worksAfter(t, conn, peer)
 		})
+	}
+}
+
+// TestUnexpectedFlow: flow control that nobody asked for changes nothing, whatever it says.
+func TestUnexpectedFlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus, peer := line()
+		conn := channel(t, bus, Normal(0x7E0, 0x7E8), Config{})
+		peer.says(t, "7E8#320000")
+		synctest.Wait()
+		done := make(chan error, 1)
+		go func() { done <- conn.Send(t.Context(), []byte(text+"0123456")) }()
+		synctest.Wait()
+		peer.says(t, "7E8#30020A", "7E8#30007F") // the first one counts
+		peer.hears(t, "7E0#101B303132333435", "7E0#2136373839414243")
+		peer.says(t, "7E8#320000", "7E8#3F0000")
+		start := time.Now()
+		peer.hears(t, "7E0#224445464748494A")
+		if got := time.Since(start); got != 10*time.Millisecond+defaultFrame {
+			t.Errorf("a pause of %v, want 10ms and the time of a frame", got)
+		}
+		peer.says(t, "7E8#300000")
+		peer.hears(t, "7E0#2330313233343536")
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if got := conn.Stats().Stray; got != 4 {
+			t.Errorf("got %d stray frames, want 4", got)
+		}
+	})
+}
+
+// TestLateAnswer: that our flow control could not be sent says nothing of a PDU that began
+// meanwhile.
+func TestLateAnswer(t *testing.T) {
+	s, err := Config{}.settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, now := receiver{settings: s}, time.Now()
+	say := func(frame string) {
+		f, err := can.Parse(frame)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, ok := parse(&f, 0)
+		if !ok {
+			t.Fatal(frame)
+		}
+		r.frame(now, p)
+	}
+	say("7E0#1014303132333435")
+	_, turn, _ := r.due()
+	say("7E0#1014303132333435")
+	if _, _, due := r.due(); !due {
+		t.Fatal("no answer to the second one is due")
+	}
+	r.sent(now, turn, can.ErrDown)
+	say("7E0#2136373839414243")
+	say("7E0#224445464748494A")
+	if one, ok := r.take(); !ok || !errors.Is(one.err, ErrReplaced) {
+		t.Errorf("got %v, want %v", one.err, ErrReplaced)
+	}
+	if one, ok := r.take(); !ok || string(one.pdu) != text {
+		t.Errorf("got %q, %v, want %q", one.pdu, one.err, text)
 	}
 }
 
@@ -264,8 +338,14 @@ func TestRoom(t *testing.T) {
 			time.Sleep(1499 * time.Millisecond) // three requests, at 0, 500 and 1000 ms
 			if patient {
 				gets(t, conn, pdu(100, 0))
-				if err := <-done; err != nil {
-					t.Fatal(err)
+				synctest.Wait() // at once, not when the next request is due
+				select {
+				case err := <-done:
+					if err != nil {
+						t.Fatal(err)
+					}
+				default:
+					t.Fatal("there is room, and the peer still waits")
 				}
 				for i := 1; i < 3; i++ {
 					gets(t, conn, pdu(100, i))

@@ -21,6 +21,7 @@ from scapy.contrib.isotp import ISOTP, ISOTPSoftSocket
 
 bus = PythonCANSocket(bustype="slcan", channel=sys.argv[1], bitrate=500000, sleep_after_open=0)
 node = ISOTPSoftSocket(bus, tx_id=0x7E8, rx_id=0x7E0, bs=int(sys.argv[2]), stmin=int(sys.argv[3]), padding=True)
+node.impl.fc_timeout = node.impl.cf_timeout = 60  # the machine may be slow
 lengths = list(map(int, sys.argv[4:]))
 while lengths:
     got = node.sniff(count=1, timeout=60)
