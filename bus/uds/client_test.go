@@ -322,8 +322,8 @@ func TestKeepAlive(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(10*time.Minute + time.Second)
-		if b.d.ended != nil {
-			t.Errorf("ended: %v", b.d.ended)
+		if b.d.endings() != nil {
+			t.Errorf("ended: %v", b.d.endings())
 		}
 		if got, want := len(x.functional.log()), 300; got != want {
 			t.Errorf("%d times there, want %d", got, want)

@@ -59,6 +59,12 @@ func (d *device) log() []string {
 	return append([]string(nil), d.calls...)
 }
 
+func (d *device) endings() []uds.End {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return append([]uds.End(nil), d.ended...)
+}
+
 func (d *device) EnterSession(ctx context.Context, c uds.Call, s uds.Session) error {
 	if s > uds.Safety {
 		return uds.SubFunctionNotSupported

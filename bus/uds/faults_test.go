@@ -132,6 +132,7 @@ func TestEveryMessageLost(t *testing.T) {
 						t.Errorf("message %d %s, from the server %v: got %q, want %q", index, f.name, fromServer, b.d.done, image)
 					}
 					time.Sleep(10 * time.Second)
+					synctest.Wait()
 					more = n > index+1
 					count++
 				})

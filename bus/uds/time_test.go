@@ -34,13 +34,13 @@ func TestSilence(t *testing.T) {
 				c.keeps(x)
 				synctest.Wait()
 			}
-			if b.d.ended != nil {
-				t.Errorf("%s: the session ended: %v", c.name, b.d.ended)
+			if b.d.endings() != nil {
+				t.Errorf("%s: the session ended: %v", c.name, b.d.endings())
 			}
 			time.Sleep(s3)
 			synctest.Wait()
-			if want := []uds.End{uds.EndTimeout}; !slices.Equal(b.d.ended, want) {
-				t.Errorf("%s: after S3: got %v, want %v", c.name, b.d.ended, want)
+			if want := []uds.End{uds.EndTimeout}; !slices.Equal(b.d.endings(), want) {
+				t.Errorf("%s: after S3: got %v, want %v", c.name, b.d.endings(), want)
 			}
 			if got, want := session(), "01"; got != want {
 				t.Errorf("%s: session %s, want %s", c.name, got, want)
@@ -57,8 +57,8 @@ func TestSilence(t *testing.T) {
 		other.must("10 01", inDefault)
 		time.Sleep(time.Millisecond)
 		synctest.Wait()
-		if want := []uds.End{uds.EndTimeout}; !slices.Equal(b.d.ended, want) {
-			t.Errorf("got %v, want %v", b.d.ended, want)
+		if want := []uds.End{uds.EndTimeout}; !slices.Equal(b.d.endings(), want) {
+			t.Errorf("got %v, want %v", b.d.endings(), want)
 		}
 	})
 }
@@ -72,12 +72,12 @@ func TestSilenceWhileBusy(t *testing.T) {
 		x.tell("31 01 FF 00")
 		time.Sleep(time.Minute + 4999*time.Millisecond)
 		synctest.Wait()
-		if b.d.ended != nil {
-			t.Errorf("the session ended: %v", b.d.ended)
+		if b.d.endings() != nil {
+			t.Errorf("the session ended: %v", b.d.endings())
 		}
 		time.Sleep(time.Millisecond)
 		synctest.Wait()
-		if len(b.d.ended) != 1 {
+		if len(b.d.endings()) != 1 {
 			t.Errorf("the session did not end")
 		}
 	})
@@ -92,13 +92,13 @@ func TestSilenceWhileBusy(t *testing.T) {
 		x.must("10 03", inExtended)
 		far.receiving.Store(true)
 		time.Sleep(20 * time.Second)
-		if b.d.ended != nil {
-			t.Errorf("the session ended while a message was arriving: %v", b.d.ended)
+		if b.d.endings() != nil {
+			t.Errorf("the session ended while a message was arriving: %v", b.d.endings())
 		}
 		far.receiving.Store(false)
 		time.Sleep(60 * time.Millisecond)
 		synctest.Wait()
-		if len(b.d.ended) != 1 {
+		if len(b.d.endings()) != 1 {
 			t.Errorf("the session did not end")
 		}
 	})
@@ -211,7 +211,7 @@ func TestTwoTesters(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
 		x.must("10 03", inExtended)
-		if got, want := b.d.ended, []uds.End{uds.EndAsked, uds.EndTimeout}; !slices.Equal(got, want) {
+		if got, want := b.d.endings(), []uds.End{uds.EndAsked, uds.EndTimeout}; !slices.Equal(got, want) {
 			t.Errorf("ends: got %v, want %v", got, want)
 		}
 	})
@@ -229,8 +229,8 @@ func TestEnterRefused(t *testing.T) {
 		other.must("10 03", "7F 10 86")
 		b.d.fail = nil
 		other.must("22 FD 00", "62 FD 00 02 00") // it stays as it was
-		if b.d.ended != nil {
-			t.Errorf("ends: %v", b.d.ended)
+		if b.d.endings() != nil {
+			t.Errorf("ends: %v", b.d.endings())
 		}
 	})
 }
@@ -324,7 +324,7 @@ func TestReset(t *testing.T) {
 		}
 		x.must("11 01", "51 01")
 		synctest.Wait()
-		if got, want := b.d.ended, []uds.End{uds.EndReset}; !slices.Equal(got, want) {
+		if got, want := b.d.endings(), []uds.End{uds.EndReset}; !slices.Equal(got, want) {
 			t.Errorf("ends: got %v, want %v", got, want)
 		}
 		x.must("22 FD 00", "7F 22 21") // while it resets
@@ -342,7 +342,7 @@ func TestReset(t *testing.T) {
 		b.d.fail = func(string) error { return uds.ConditionsNotCorrect }
 		x.must("11 01", "7F 11 22")
 		b.d.fail = nil
-		if got, want := len(b.d.ended), 1; got != want {
+		if got, want := len(b.d.endings()), 1; got != want {
 			t.Errorf("a refused reset ended the session")
 		}
 	})
@@ -366,7 +366,7 @@ func TestLineEnds(t *testing.T) {
 		if err := <-done; !errors.Is(err, io.ErrClosedPipe) {
 			t.Errorf("got %v, want %v", err, io.ErrClosedPipe)
 		}
-		if got, want := b.d.ended, []uds.End{uds.EndLine}; !slices.Equal(got, want) {
+		if got, want := b.d.endings(), []uds.End{uds.EndLine}; !slices.Equal(got, want) {
 			t.Errorf("ends: got %v, want %v", got, want)
 		}
 		b.cancel = func() {}
