@@ -1,6 +1,7 @@
 package bustest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"time"
@@ -30,7 +31,7 @@ func AgainModbus(records []Record, tcp bool, key Key) []string {
 		if r.From == Master {
 			a.request(r, open, pdu, key)
 		} else if r.Verdict.arrives() {
-			a.answer(r, open, pdu[0]&0x80 == 0)
+			a.answer(r, open, pdu[0]&0x80 == 0, pdu)
 		}
 	}
 	return a.keys
@@ -46,7 +47,7 @@ func AgainUDS(records []Record, tester string, key Key) []string {
 		case r.From == tester:
 			a.request(r, "", r.Data, key)
 		case r.Verdict.arrives() && r.Data[0] == a.service+0x40: // 14229-1, 8.2
-			a.answer(r, "", true)
+			a.answer(r, "", true, nil)
 		}
 	}
 	return a.keys
@@ -55,12 +56,13 @@ func AgainUDS(records []Record, tester string, key Key) []string {
 // again follows requests and their answers.
 type again struct {
 	open    map[string]string // key of the request that waits for an answer
+	echoes  map[string][]byte // what the answer to it begins with, if that is known
 	service byte
 	acked   map[string]time.Time
 	keys    []string
 }
 
-func newAgain() *again { return &again{open: map[string]string{}, acked: map[string]time.Time{}} }
+func newAgain() *again { return &again{open: map[string]string{}, echoes: map[string][]byte{}, acked: map[string]time.Time{}} }
 
 func (a *again) request(r Record, open string, pdu []byte, key Key) {
 	k, ok := key(pdu)
@@ -70,12 +72,23 @@ func (a *again) request(r Record, open string, pdu []byte, key Key) {
 		return
 	}
 	a.open[open] = k
+	if pdu[0] == 16 && len(pdu) > 5 { // V1.1b3, 6.12: function, address and count
+		a.echoes[open] = pdu[:5]
+	} else {
+		delete(a.echoes, open)
+	}
 	if at, ok := a.acked[k]; ok && !r.Queued.Before(at) {
 		a.keys = append(a.keys, k)
 	}
 }
 
-func (a *again) answer(r Record, open string, positive bool) {
+// answer notes one. On a serial line, where answers have no number, a late one to something
+// else is told apart by what it echoes, as far as a master can.
+func (a *again) answer(r Record, open string, positive bool, pdu []byte) {
+	if e := a.echoes[open]; pdu != nil && positive && e != nil && !bytes.Equal(pdu, e) {
+		return
+	}
+
 	if k, ok := a.open[open]; ok && positive {
 		if _, before := a.acked[k]; !before {
 			a.acked[k] = r.At
