@@ -46,7 +46,7 @@ func TestREADMEGo(t *testing.T) {
 // TestREADMEByHand runs what the README says to type, in its order.
 func TestREADMEByHand(t *testing.T) {
 	var script string
-	for _, first := range []string{"# by hand", "# a battery", "# without a server"} {
+	for _, first := range []string{"# by hand", "# a battery", "# over a bus", "# without a server"} {
 		found := false
 		for _, block := range blocks(t, "sh") {
 			if strings.HasPrefix(block, first) {
@@ -64,8 +64,9 @@ func TestREADMEByHand(t *testing.T) {
 	// Another port than the reader's, and an end for what runs in the background.
 	script = strings.ReplaceAll(script, "8443", freePort(t))
 	script = strings.ReplaceAll(script, "1502", freePort(t))
+	script = strings.ReplaceAll(script, "1503", freePort(t))
 	script = "set -eu\ntrap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n" + script
-	cmd := exec.Command("timeout", "120", "bash", "-c", script)
+	cmd := exec.Command("timeout", "180", "bash", "-c", script)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
 	log, err := os.Create(filepath.Join(dir, "log"))
@@ -79,7 +80,7 @@ func TestREADMEByHand(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, want := range []string{`bess-0001 .*1\.0\.1 .*up to date`, `bess-0001 .*1\.0\.2 .*up to date`, `name=converter step="at rest`, `the set-point is as it was found`} {
+	for _, want := range []string{`bess-0001 .*1\.0\.1 .*up to date`, `bess-0001 .*1\.0\.2 .*up to date`, `name=converter step="at rest`, `the set-point is as it was found`, `bess 1\.0\.1 is proven on bess-0002`} {
 		if !regexp.MustCompile(want).Match(out) {
 			t.Errorf("nothing shows %s:\n%s", want, out)
 		}

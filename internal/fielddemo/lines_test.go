@@ -241,8 +241,15 @@ func secure(t *testing.T, seed uint64) line {
 // authority makes certificates as docs/fieldbus.md says.
 func authority(t *testing.T) (dir string) {
 	t.Helper()
+	manual, err := os.ReadFile("../../docs/fieldbus.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	openssl, dir := otatest.Tool(t, "openssl"), t.TempDir()
 	for _, args := range certificates {
+		if !strings.Contains(string(manual), "openssl "+args+"\n") {
+			t.Errorf("docs/fieldbus.md does not say: openssl %s", args)
+		}
 		cmd := exec.Command(openssl, strings.Fields(args)...)
 		cmd.Dir = dir
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -252,7 +259,7 @@ func authority(t *testing.T) (dir string) {
 	return dir
 }
 
-// certificates are the commands of docs/fieldbus.md, with a test's names.
+// certificates are the commands of docs/fieldbus.md.
 var certificates = []string{
 	"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=site -keyout ca-key.pem -out ca.pem",
 	"req -x509 -CA ca.pem -CAkey ca-key.pem -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=bess-07 -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=IP:127.0.0.1 -keyout device-key.pem -out device.pem",
