@@ -62,7 +62,9 @@ type again struct {
 	keys    []string
 }
 
-func newAgain() *again { return &again{open: map[string]string{}, echoes: map[string][]byte{}, acked: map[string]time.Time{}} }
+func newAgain() *again {
+	return &again{open: map[string]string{}, echoes: map[string][]byte{}, acked: map[string]time.Time{}}
+}
 
 func (a *again) request(r Record, open string, pdu []byte, key Key) {
 	k, ok := key(pdu)
