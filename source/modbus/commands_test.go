@@ -211,6 +211,14 @@ func TestSameNumber(t *testing.T) {
 			m = r.master("192.0.2.1")
 		}
 		m.session = m.status().Session
+		if e := r.master("192.0.2.2").command(open); e != bus.DeviceBusy {
+			t.Errorf("the same from another master: got %v, want %v", e, bus.DeviceBusy)
+		}
+		wrong := m.with(profile.Abort)
+		wrong.Session, wrong.Seq = m.session^1, 7
+		if e := m.command(wrong); e != bus.IllegalValue || m.status().Result != profile.NoSession || m.status().State != profile.Opening {
+			t.Errorf("ABORT of another session: got %v, %v, %v, want %v, %v, OPENING", e, m.status().Result, m.status().State, bus.IllegalValue, profile.NoSession)
+		}
 		check := m.with(profile.Precheck)
 		check.Seq = 8
 		for range 3 {

@@ -509,6 +509,18 @@ func TestBadReleases(t *testing.T) {
 			if e := m.command(bare(profile.Open, good.Images["controller"])); e != bus.IllegalValue {
 				t.Errorf("OPEN after it: got %v, want %v", e, bus.IllegalValue)
 			}
+			tail := len(b) / 200 * 200
+			if e := exception(t, m.records(profile.FileManifest, uint16(tail/2), b[tail:])); e != bus.DeviceBusy {
+				t.Errorf("its end once more: got %v, want %v, for it begins anew", e, bus.DeviceBusy)
+			}
+			// Two masters do not mix their manifests.
+			if e := exception(t, m.records(profile.FileManifest, 0, b[:200])); e != 0 {
+				t.Errorf("the beginning: %v", e)
+			}
+			second := r.master("192.0.2.2")
+			if e := exception(t, second.records(profile.FileManifest, 100, b[200:400])); e != bus.DeviceBusy {
+				t.Errorf("the middle of another master: got %v, want %v", e, bus.DeviceBusy)
+			}
 		})
 	})
 }

@@ -35,17 +35,19 @@ var writes = map[string]struct {
 	"a length of 225": {func(m *master, b []byte) error {
 		return m.raw(0x100, m.registers(b, 2, func(r []uint16) { r[3] = 225 }))
 	}, 3, 3, 3},
-	"half a block":              {func(m *master, b []byte) error { return m.raw(0x100, m.registers(b, 2, nil)[:60]) }, 3, 3, 3},
-	"a block, not at its place": {func(m *master, b []byte) error { return m.raw(0x101, m.registers(b, 2, nil)[:100]) }, 3, 3, 3},
-	"half a command":            {func(m *master, b []byte) error { return m.raw(0x20, make([]uint16, 29)) }, 3, 3, 3},
-	"the end of a command":      {func(m *master, b []byte) error { return m.raw(0x3D, []uint16{0}) }, 3, 3, 3},
-	"more than a command":       {func(m *master, b []byte) error { return m.raw(0x20, make([]uint16, 31)) }, 3, 3, 3},
-	"a command without number":  {func(m *master, b []byte) error { return m.raw(0x20, append([]uint16{9}, make([]uint16, 29)...)) }, 3, 3, 3},
-	"the identity":              {func(m *master, b []byte) error { return m.raw(0x02, []uint16{1}) }, 2, 2, 2},
-	"the status":                {func(m *master, b []byte) error { return m.raw(0x40, make([]uint16, 32)) }, 2, 2, 2},
-	"the display":               {func(m *master, b []byte) error { return m.raw(0x60, []uint16{1}) }, 2, 2, 2},
-	"what is after the map":     {func(m *master, b []byte) error { return m.raw(profile.Size, []uint16{1}) }, 2, 2, 2},
-	"what is before the map":    {func(m *master, b []byte) error { return m.raw(-1, []uint16{1}) }, 2, 2, 2},
+	"half a block": {func(m *master, b []byte) error { return m.raw(0x100, m.registers(b, 2, nil)[:60]) }, 3, 3, 3},
+	"a block, not at its place": {func(m *master, b []byte) error {
+		return m.raw(0x101, (&profile.Block{Session: m.session, Number: 2, Data: b[448:450]}).Append(nil))
+	}, 3, 3, 3},
+	"half a command":           {func(m *master, b []byte) error { return m.raw(0x20, make([]uint16, 29)) }, 3, 3, 3},
+	"the end of a command":     {func(m *master, b []byte) error { return m.raw(0x3D, []uint16{0}) }, 3, 3, 3},
+	"more than a command":      {func(m *master, b []byte) error { return m.raw(0x20, make([]uint16, 31)) }, 3, 3, 3},
+	"a command without number": {func(m *master, b []byte) error { return m.raw(0x20, append([]uint16{9}, make([]uint16, 29)...)) }, 3, 3, 3},
+	"the identity":             {func(m *master, b []byte) error { return m.raw(0x02, []uint16{1}) }, 2, 2, 2},
+	"the status":               {func(m *master, b []byte) error { return m.raw(0x40, make([]uint16, 32)) }, 2, 2, 2},
+	"the display":              {func(m *master, b []byte) error { return m.raw(0x60, []uint16{1}) }, 2, 2, 2},
+	"what is after the map":    {func(m *master, b []byte) error { return m.raw(profile.Size, []uint16{1}) }, 2, 2, 2},
+	"what is before the map":   {func(m *master, b []byte) error { return m.raw(-1, []uint16{1}) }, 2, 2, 2},
 	"function 6, the command": {func(m *master, b []byte) error {
 		return m.c.WriteRegister(m.t.Context(), m.unit, m.base+0x20, 1)
 	}, 3, 3, 3},
