@@ -76,7 +76,9 @@ func faulty(t *testing.T, n int, c Config, what verdict, at int, answer bool) (f
 	b.mu.Lock()
 	answers = b.sent
 	b.mu.Unlock()
+	faults.mu.Lock()
 	faults.fate = nil
+	faults.mu.Unlock()
 
 	next := pdu(n, at+1)
 	if err := sender.Send(t.Context(), next); err != nil {

@@ -17,7 +17,7 @@
 // What is promised: a PDU comes out only if all of its frames came in, in order; a
 // transfer that breaks is an error to whoever can know of it, and the next one works.
 // Nothing waits longer than its context or the timers of [Config], and no peer makes a
-// channel hold more memory than [Config.MaxPDU] says. What is not: that a PDU which was
+// channel hold more than a few times [Config.MaxPDU]. What is not: that a PDU which was
 // sent without an error arrived, which the standard cannot know either; and that a frame
 // which the bus doubles is known as such, so that a PDU of a single frame may come twice.
 // Layers above (UDS) know how to live with both.

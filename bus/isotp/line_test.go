@@ -123,6 +123,13 @@ func (e *end) Close() error {
 	return nil
 }
 
+// behave makes Send wait for stuck, if not nil, and then return refuse, if not nil.
+func (e *end) behave(stuck chan struct{}, refuse error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.stuck, e.refuse = stuck, refuse
+}
+
 // says makes the end send a frame as candump writes it.
 func (e *end) says(t *testing.T, frames ...string) {
 	t.Helper()

@@ -133,13 +133,9 @@ func TestLinkTimers(t *testing.T) {
 			conn := channel(t, bus, Normal(0x7E0, 0x7E8), Config{})
 			stick := func() {
 				stuck := make(chan struct{})
-				bus.mu.Lock()
-				bus.stuck = stuck
-				bus.mu.Unlock()
+				bus.behave(stuck, nil)
 				time.AfterFunc(time.Second+late, func() {
-					bus.mu.Lock()
-					bus.stuck = nil
-					bus.mu.Unlock()
+					bus.behave(nil, nil)
 					close(stuck)
 				})
 			}
@@ -416,20 +412,20 @@ func TestContext(t *testing.T) {
 		}
 		send := func(ctx context.Context) error { return conn.Send(ctx, text2) }
 		try("", func(ctx context.Context) error { _, err := conn.Receive(ctx); return err })
-		try("", send)                             // no flow control
-		try("7E8#310000", send)                   // waiting
-		try("7E8#30007F", send)                   // between frames
-		go conn.Send(t.Context(), text2)          // somebody else is sending
-		try("", send)                             //
-		time.Sleep(time.Second)                   //
-		bus.stuck = make(chan struct{})           // the link takes nothing
-		try("", send)                             //
-		bus.stuck = nil                           //
-		bus.refuse = errors.New("the link burns") //
-		if err := conn.Send(t.Context(), text2); !errors.Is(err, bus.refuse) {
-			t.Errorf("got %v, want %v", err, bus.refuse)
+		try("", send)                    // no flow control
+		try("7E8#310000", send)          // waiting
+		try("7E8#30007F", send)          // between frames
+		go conn.Send(t.Context(), text2) // somebody else is sending
+		try("", send)
+		time.Sleep(time.Second)
+		bus.behave(make(chan struct{}), nil) // the link takes nothing
+		try("", send)
+		burns := errors.New("the link burns")
+		bus.behave(nil, burns)
+		if err := conn.Send(t.Context(), text2); !errors.Is(err, burns) {
+			t.Errorf("got %v, want %v", err, burns)
 		}
-		bus.refuse = nil
+		bus.behave(nil, nil)
 		worksAfter(t, conn, peer)
 	})
 }
