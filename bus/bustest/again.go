@@ -14,8 +14,8 @@ type Key func(pdu []byte) (string, bool)
 
 // AgainModbus returns the keys of what a Modbus master sent again after the answer to it,
 // which was no exception, had been passed on to the master. What was on its way already
-// when the answer came does not count. The records are those of a
-// Proxy, or of a Relay with RTU: say which by tcp.
+// when the answer came does not count. The records are those of a Proxy, or of a Relay with
+// RTU: say which by tcp.
 func AgainModbus(records []Record, tcp bool, key Key) []string {
 	a := newAgain()
 	for _, r := range records {
@@ -90,7 +90,6 @@ func (a *again) answer(r Record, open string, positive bool, pdu []byte) {
 	if e := a.echoes[open]; pdu != nil && positive && e != nil && !bytes.Equal(pdu, e) {
 		return
 	}
-
 	if k, ok := a.open[open]; ok && positive {
 		if _, before := a.acked[k]; !before {
 			a.acked[k] = r.At

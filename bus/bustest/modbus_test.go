@@ -163,6 +163,31 @@ func TestAgainModbus(t *testing.T) {
 	}
 }
 
+// TestAgainLateAnswer: on a serial line an answer that is late, and echoes something else,
+// acknowledges nothing; that which echoes the block does.
+func TestAgainLateAnswer(t *testing.T) {
+	block := func(pdu []byte) (string, bool) { return "block", pdu[1] == 0xE1 }
+	write := func(address uint16) []byte {
+		pdu, err := modbus.AppendWriteRegisters(nil, address, make([]uint16, 10))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return modbus.AppendRTU(nil, 1, pdu)
+	}
+	for address, want := range map[uint16]int{0xE020: 0, 0xE100: 1} {
+		answer := modbus.AppendRTU(nil, 1, write(address)[1:6])
+		at := func(ms int) time.Time { return time.Unix(0, 0).Add(time.Duration(ms) * time.Millisecond) }
+		got := bustest.AgainModbus([]bustest.Record{
+			{From: bustest.Master, Data: write(0xE100), Queued: at(0), At: at(0)},
+			{From: bustest.Slave, Data: answer, Queued: at(1), At: at(1)},
+			{From: bustest.Master, Data: write(0xE100), Queued: at(2), At: at(2)},
+		}, false, block)
+		if len(got) != want {
+			t.Errorf("after an answer to a write at %#x: got %v again, want %d", address, got, want)
+		}
+	}
+}
+
 // lost loses every second frame of a side.
 func lost(side string) bustest.Faults {
 	return bustest.Faults{From: side, Exactly: func(r bustest.Record) bustest.Verdict {
