@@ -18,6 +18,8 @@ type process struct {
 	mu   sync.Mutex
 	dead bool
 	cut  chan struct{} // closed when dead
+
+	beforeSync func(name string) // may be nil
 }
 
 var errDead = errors.New("this process has ended")
@@ -69,7 +71,7 @@ func (p *process) OpenFile(name string, flag int, perm fs.FileMode) (f durable.F
 	if err != nil {
 		return nil, err
 	}
-	return &processFile{f, p}, nil
+	return &processFile{f, p, name}, nil
 }
 
 func (p *process) Rename(from, to string) error {
@@ -98,8 +100,9 @@ func (p *process) ReadDir(name string) (e []fs.DirEntry, err error) {
 }
 
 type processFile struct {
-	f durable.File
-	p *process
+	f    durable.File
+	p    *process
+	name string
 }
 
 func (f *processFile) ReadAt(b []byte, off int64) (n int, err error) {
@@ -113,7 +116,12 @@ func (f *processFile) WriteAt(b []byte, off int64) (n int, err error) {
 func (f *processFile) Truncate(size int64) error {
 	return f.p.guard(func() error { return f.f.Truncate(size) })
 }
-func (f *processFile) Sync() error { return f.p.guard(func() error { return f.f.Sync() }) }
+func (f *processFile) Sync() error {
+	if f.p.beforeSync != nil {
+		f.p.beforeSync(f.name)
+	}
+	return f.p.guard(func() error { return f.f.Sync() })
+}
 func (f *processFile) Size() (n int64, err error) {
 	err = f.p.guard(func() (err error) { n, err = f.f.Size(); return err })
 	return n, err

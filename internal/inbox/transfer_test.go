@@ -507,8 +507,26 @@ func rotAt(t *testing.T, rel *otatest.SignedRelease, at int64, when inbox.Phase,
 	if _, err := f.WriteAt(bit, at); err != nil {
 		t.Fatal(err)
 	}
+	head := int64(bundle.HeaderSize + len(rel.Signed))
+	if when == inbox.Received && at >= head { // exactly one chunk is asked for again
+		if err := b.Finish(); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		lost := int64(4096)
+		if at > head+4096 {
+			lost = 20_000 % 4096
+		}
+		if s := b.State(); s.Phase != inbox.Receiving || s.Offer.Size-s.Received != lost || s.Err == nil {
+			t.Errorf("after Finish: got %+v, want %d bytes missing", s, lost)
+		}
+	}
 	for try := 0; ; try++ {
-		if err := p.push(b); err == nil {
+		err := p.push(b)
+		if b.State().Phase == inbox.Failed {
+			t.Fatalf("it failed: %v", b.State().Err)
+		}
+		if err == nil {
 			break
 		} else if try > 3 {
 			t.Fatal(err)
