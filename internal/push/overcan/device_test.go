@@ -1,7 +1,6 @@
 package overcan_test
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"errors"
@@ -25,7 +24,6 @@ import (
 	"github.com/interlock-energy/ota/internal/push/overcan"
 	"github.com/interlock-energy/ota/otatest"
 	source "github.com/interlock-energy/ota/source/can"
-	"github.com/interlock-energy/ota/source/can/profile"
 )
 
 // site is a device with the real source on an emulated bus, a fake of its update manager,
@@ -48,7 +46,7 @@ type site struct {
 	log  []pdu // what the tester sent and received
 	tell func(pdu)
 
-	without uint16 // capabilities that the tester does not hear of
+	mangle func([]byte) []byte // what the device says, if it says something else; nil: as it is
 
 	inbox *inbox.Inbox
 	stop  func()
@@ -264,13 +262,8 @@ func (w watched) Send(ctx context.Context, b []byte) error {
 // Receive implements uds.Conn.
 func (w watched) Receive(ctx context.Context) ([]byte, error) {
 	b, err := w.Conn.Receive(ctx)
-	if err == nil && w.site.without != 0 && bytes.HasPrefix(b, []byte{0x62, profile.DIDProfile >> 8, profile.DIDProfile & 0xFF}) {
-		id, err := profile.ParseIdentity(b[3:])
-		if err != nil {
-			return nil, err
-		}
-		id.Caps &^= w.site.without
-		b = id.Append(b[:3:3])
+	if err == nil && w.site.mangle != nil {
+		b = w.site.mangle(b)
 	}
 	if err == nil {
 		w.note(pdu{false, append([]byte(nil), b...), true})

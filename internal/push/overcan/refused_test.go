@@ -1,9 +1,11 @@
 package overcan_test
 
 import (
+	"bytes"
 	"crypto"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -233,6 +235,84 @@ func TestRestartAtOnce(t *testing.T) {
 	})
 }
 
+// hide takes capabilities out of what a device says that it can.
+func hide(t *testing.T, b []byte, caps uint16) []byte {
+	t.Helper()
+	if !bytes.HasPrefix(b, []byte{0x62, profile.DIDProfile >> 8, profile.DIDProfile & 0xFF}) {
+		return b
+	}
+	id, err := profile.ParseIdentity(b[3:])
+	if err != nil {
+		t.Error(err)
+	}
+	id.Caps &^= caps
+	return id.Append(b[:3:3])
+}
+
+// The key signs seeds of the length that devices use, and nothing else.
+func TestOddSeeds(t *testing.T) {
+	release, file, change := small(t)
+	for _, length := range []int{1, profile.SeedSize - 1, profile.SeedSize + 1, 1000} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newSite(t, release, file, func(s *site) {
+				change(s)
+				s.mangle = func(b []byte) []byte {
+					if len(b) > 2 && b[0] == 0x67 {
+						return append(b[:2:2], bytes.Repeat([]byte{7}, length)...)
+					}
+					return b
+				}
+			})
+			if err := s.stage(t.Context()); !errors.Is(err, ota.ErrAuthentication) || !strings.Contains(err.Error(), "nothing was signed") {
+				t.Errorf("a seed of %d bytes: got %v, want %v", length, err, ota.ErrAuthentication)
+			}
+			for _, p := range s.log {
+				if p.fromTester && p.data[0] == 0x27 && p.data[1] == 2 {
+					t.Errorf("a seed of %d bytes: a key was sent", length)
+				}
+			}
+		})
+	}
+}
+
+// A file that is changed while it is pushed, in an image or in the envelope, is noticed by
+// the device; and so is one that is whole, but not the one that was announced.
+func TestChangedFile(t *testing.T) {
+	release, _, change := small(t)
+	for name, spoil := range map[string]func(b []byte){
+		"image":    func(b []byte) { b[len(b)-1] ^= 1 },
+		"envelope": func(b []byte) { b[40] ^= 1 },
+		"nothing":  func([]byte) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := bundleFile(t, release)
+			b := bytes.Clone(release.Bundle)
+			spoil(b)
+			if err := os.WriteFile(file.Name, b, 0o600); err != nil { // the same file: it is open
+				t.Fatal(err)
+			}
+			if name == "nothing" {
+				file.SHA256[0]++
+			}
+			synctest.Test(t, func(t *testing.T) {
+				s := newSite(t, release, file, change)
+				began := time.Now()
+				err := s.stage(t.Context())
+				if err == nil {
+					t.Fatal("it was taken")
+				}
+				if took := time.Since(began); took > time.Minute {
+					t.Errorf("it took %v, want less than a minute", took)
+				}
+				if p := s.inbox.State().Phase; p == inbox.Verified || p == inbox.Requested {
+					t.Errorf("the inbox is %s", p)
+				}
+				t.Log(err)
+			})
+		})
+	}
+}
+
 // A device that offers service 29 alone is unlocked with it, with both kinds of keys.
 func TestAuthentication(t *testing.T) {
 	release, file, change := small(t)
@@ -245,7 +325,7 @@ func TestAuthentication(t *testing.T) {
 						change(s)
 						s.key = key
 						s.source.Testers = testers(t, public)
-						s.without = without
+						s.mangle = func(b []byte) []byte { return hide(t, b, without) }
 					})
 					if err := s.stage(t.Context()); err != nil {
 						t.Fatal(err)

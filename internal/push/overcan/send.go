@@ -86,7 +86,7 @@ func mends(err error) bool {
 // What another attempt mends, although the device's answer does not show it.
 var (
 	errSession = errors.New("the session is no longer open")
-	errAgain   = errors.New("a part was damaged on the way and is sent again")
+	errAgain   = errors.New("what the device has is not what it should have")
 )
 
 // transfer is a file on its way.
@@ -199,12 +199,7 @@ func (t *transfer) announce(ctx context.Context) (next int64, err error) {
 	case profile.Received, profile.Verifying, profile.Verified:
 		return int64(p.Next), nil
 	}
-	// All of it is there from an attempt that has ended, or it is something else.
-	if _, err := t.start(ctx, profile.RIDErase, nil); err != nil {
-		return 0, t.told(ctx, err)
-	}
-	t.done = 0
-	return 0, t.offer(ctx)
+	return 0, fmt.Errorf("%w: it misses nothing of %d bytes, and is %v", errAgain, p.Total, push.State(state))
 }
 
 // offer says which file comes. Said again it changes nothing.

@@ -64,14 +64,11 @@ func unlock(ctx context.Context, prove func(context.Context) error) error {
 	if prove == nil {
 		return nil
 	}
-	stumbled := false // what was sent may not be what arrived
 	for try := 1; ; try++ {
 		err := prove(ctx)
 		switch {
 		case err == nil:
 			return nil
-		case stumbled && try < mostSeeds && (code(err) == uds.InvalidKey || code(err) == uds.OwnershipVerificationFailed):
-			continue
 		case code(err) == uds.InvalidKey || code(err) == uds.OwnershipVerificationFailed:
 			return push.Fail(ota.ErrAuthentication, "the device does not know this tester's key (%v)", code(err))
 		case code(err) == uds.ExceededNumberOfAttempts:
@@ -79,7 +76,6 @@ func unlock(ctx context.Context, prove func(context.Context) error) error {
 		case try == mostSeeds || !errors.Is(err, push.ErrLine) && code(err) != uds.RequestSequenceError:
 			return err
 		}
-		stumbled = true
 		if err := push.Wait(ctx, settled); err != nil {
 			return err
 		}
