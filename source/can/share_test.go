@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -103,15 +104,16 @@ func (r *rig) used(since time.Time, window time.Duration) (mean, worst float64) 
 func TestBusLost(t *testing.T) {
 	release := otatest.NewSigningKey(t).Release(t, "1.1.0", 3000)
 	synctest.Test(t, func(t *testing.T) {
-		opened, fails := 0, 3
-		var device interface{ Break(error) }
+		const fails = 3
+		var opened atomic.Int32
+		var device atomic.Pointer[bustest.Node]
 		r := newRig(t, release.Verify, func(r *rig) {
 			r.config.Link = can.Link{Open: func(context.Context) (bus.Bus, error) {
-				if opened++; opened <= fails {
+				if opened.Add(1) <= fails {
 					return nil, fmt.Errorf("open the adapter: %w", bus.ErrDown)
 				}
 				node := r.bus.Join("device")
-				device = node
+				device.Store(node)
 				return node, nil
 			}}
 		})
@@ -124,15 +126,15 @@ func TestBusLost(t *testing.T) {
 		x.raw(announcement(release.Bundle))
 		x.raw(download(0, len(release.Bundle)))
 		x.blocks(release.Bundle[:2000], 0, 1000)
-		device.Break(bus.ErrDown)
+		device.Load().Break(bus.ErrDown)
 		time.Sleep(5 * time.Second)
-		if opened != fails+2 {
-			t.Errorf("the bus was opened %d times, want %d", opened, fails+2)
+		if got := opened.Load(); got != fails+2 {
+			t.Errorf("the bus was opened %d times, want %d", got, fails+2)
 		}
 		if p := x.progress(); p.Next != 2000 || x.read(profile.DIDSession)[0] != 1 {
 			t.Errorf("progress %+v, session %d", p, x.read(profile.DIDSession)[0])
 		}
-		device.Break(bus.ErrBusOff) // the controller comes back by itself, and so does the session
+		device.Load().Break(bus.ErrBusOff) // the controller comes back by itself, and so does the session
 		x.push(r, release.Bundle, 1000)
 		r.offered(release)
 	})

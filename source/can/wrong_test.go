@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -179,14 +180,14 @@ func TestDisk(t *testing.T) {
 			x.raw(announcement(release.Bundle))
 			x.raw(download(0, len(release.Bundle)))
 			x.blocks(release.Bundle[:2000], 0, 1000)
-			disk.bad = true
+			disk.bad.Store(true)
 			if got := fmt.Sprintf("%X", x.raw(append([]byte{0x36, 3}, release.Bundle[2000:3000]...))); got != "7F3672" {
 				t.Errorf("36: got %s, want 7F3672", got)
 			}
 			if got := profile.Result(x.read(profile.DIDResult)[0]); got != profile.Storage || x.reason() == "" {
 				t.Errorf("result %v (%s)", got, x.reason())
 			}
-			disk.bad = false
+			disk.bad.Store(false)
 			x.push(r, release.Bundle, 1000)
 			r.offered(release)
 		})
@@ -196,7 +197,8 @@ func TestDisk(t *testing.T) {
 // badDisk is a fake of a disk that has no room, or does not take what is written.
 type badDisk struct {
 	durable.FS
-	full, bad bool
+	full bool
+	bad  atomic.Bool
 }
 
 func (d *badDisk) Free(name string) (int64, error) {
@@ -220,7 +222,7 @@ type badFile struct {
 }
 
 func (f badFile) WriteAt(p []byte, off int64) (int, error) {
-	if f.d.bad {
+	if f.d.bad.Load() {
 		return 0, syscall.EIO
 	}
 	return f.File.WriteAt(p, off)
