@@ -36,7 +36,7 @@ test:
 		mtools:mcopy dosfstools:mkfs.vfat e2fsprogs:mkfs.ext2 mount:losetup qemu-system-x86:qemu-system-x86_64 \
 		grub-pc-bin:/usr/lib/grub/i386-pc/boot.img ovmf:/usr/share/OVMF/OVMF_CODE_4M.fd \
 		systemd-boot-efi:/usr/lib/systemd/boot/efi/systemd-bootx64.efi \
-		mbpoll socat tshark python3-can:can_logger python3-serial:$(PYTHON)/serial/__init__.py \
+		mbpoll socat tshark python3-can:can_logger python3-scapy:scapy python3-serial:$(PYTHON)/serial/__init__.py \
 		python3-pymodbus:$(PYTHON)/pymodbus/__init__.py python3-serial-asyncio:$(PYTHON)/serial_asyncio/__init__.py \
 		mosquitto openssl nodejs:node npm
 	./scripts/versitygw
