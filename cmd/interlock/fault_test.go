@@ -12,6 +12,7 @@ import (
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/internal/control"
+	"github.com/interlock-energy/ota/internal/push"
 )
 
 func TestReport(t *testing.T) {
@@ -41,6 +42,10 @@ func TestReport(t *testing.T) {
 		{"file mode", &fs.PathError{Op: "open", Path: "x", Err: fs.ErrPermission}, exitDenied,
 			"interlock: open x: permission denied\nhint: check who owns the file, or run the command as that user\n"},
 		{"interrupt", fmt.Errorf("upload: %w", context.Canceled), exitInterrupted, "interlock: interrupted\n"},
+		{"went back", fmt.Errorf("%w, 1.0.0: not healthy", push.ErrRolledBack), exitRolledBack, "interlock: the device went back to its previous firmware, 1.0.0: not healthy\n"},
+		{"time over", fmt.Errorf("%w, 1h", push.ErrUnfinished), exitUnfinished, "interlock: not finished in the time that was given, 1h\n"},
+		{"no line", fmt.Errorf("read: %w", push.ErrLine), exitUnreachable, "interlock: read: no answer over the line\n"},
+		{"another master", fmt.Errorf("OPEN: %w", push.ErrOccupied), exitNotNow, "interlock: OPEN: the device is occupied: busy with an update\n"},
 		{"hint of the caller", hint(fmt.Errorf("x: %w", ota.ErrConnectivity), "start it"), exitUnreachable,
 			"interlock: x: cannot connect to update server\nhint: start it\n"},
 		{"hint and code", exitWith(exitUsage, hint(errors.New("x"), "do y")), exitUsage, "interlock: x\nhint: do y\n"},
