@@ -63,6 +63,9 @@ func TestIdle(t *testing.T) {
 				t.Fatal(e)
 			}
 			pause(10*time.Second - time.Millisecond)
+			if s := m.status(); s.Session != first {
+				t.Fatalf("1 ms before it again: got session %d, want %d", s.Session, first)
+			}
 		}
 		for range 10 {
 			m.status()

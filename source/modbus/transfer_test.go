@@ -131,11 +131,18 @@ func TestPushInOtherWays(t *testing.T) {
 					m.block(rel.Bundle, n)
 				}
 			}
+			there := m.status().Received // all of them from the beginning
 			for _, n := range rand.New(rand.NewPCG(3, 4)).Perm(int(s.Blocks)) {
+				if uint32(n) >= m.status().Missing && !r.box.Has(int64(n)*profile.BlockSize, 1) {
+					there++
+				}
 				for range 2 {
 					if e := m.block(rel.Bundle, uint32(n)); e != 0 {
 						t.Fatalf("block %d: %v", n, e)
 					}
+				}
+				if got := m.status().Received; got != there {
+					t.Fatalf("with block %d of %d: got %d blocks received, want %d", n, s.Blocks, got, there)
 				}
 			}
 			install(t, r, m, rel.Bundle)
@@ -239,7 +246,7 @@ func (m *master) writeManifest(signed []byte, records int) {
 	}
 }
 
-// bitmap counts the blocks that are said to be there.
+// bitmap counts the blocks that are said to be there, which are all from the first on.
 func bitmap(t *testing.T, m *master, blocks uint32) (n uint32) {
 	t.Helper()
 	for at := 0; at < int(blocks+15)/16; at += 100 {
@@ -249,6 +256,9 @@ func bitmap(t *testing.T, m *master, blocks uint32) (n uint32) {
 			t.Fatal(err)
 		}
 		for _, v := range registers {
+			if v&(v+1) != 0 {
+				t.Errorf("bitmap from block %d on: got %016b, want the lowest bits first", n, v)
+			}
 			for ; v != 0; v &= v - 1 {
 				n++
 			}
