@@ -38,7 +38,7 @@ func TestWrongRequests(t *testing.T) {
 		}
 		before := r.inbox.State()
 		for _, tt := range []struct{ address, size int }{
-			{1999, size - 1999}, {2001, size - 2001}, {500, 100}, {0, size + 1}, {2000, size - 1999}, {2000, 0}, {size, 1}, {size, 0}, {1 << 31, 1 << 31},
+			{1999, size - 1999}, {2001, size - 2001}, {500, 100}, {0, size + 1}, {2000, size - 1999}, {2000, 0}, {size, 1}, {size, 0}, {1<<31 - 1, 1<<31 - 1},
 		} {
 			if got := fmt.Sprintf("%X", x.raw(download(tt.address, tt.size))); got != "7F3431" {
 				t.Errorf("34 at %d for %d: got %s, want 7F3431", tt.address, tt.size, got)
