@@ -72,6 +72,38 @@ func TestReplacedDuringPowerCut(t *testing.T) {
 	}
 }
 
+// What is replaced is not removed before the journal that says so is on the medium.
+func TestReplacedWithoutSync(t *testing.T) {
+	key := otatest.NewSigningKey(t)
+	rel, other := key.Release(t, "1.1.0", 9_000), key.Release(t, "1.2.0", 7_000)
+	synctest.Test(t, func(t *testing.T) {
+		disk := otatest.NewDisk()
+		b := open(t, config(disk, rel))
+		begin(t, b, offer(rel))
+		putAll(t, b, rel.Bundle, 700)
+		finish(t, b)
+		synctest.Wait()
+		disk.OnEffect = func(_ int, effect string) otatest.Fault {
+			if strings.HasPrefix(effect, "sync "+dir+"/journal") {
+				return otatest.Fault{Err: syscall.EIO}
+			}
+			return otatest.Fault{}
+		}
+		begin(t, b, offer(other))
+		time.Sleep(time.Minute) // of the bubble
+		b.Close()
+		disk.OnEffect = nil
+		disk.PowerOff(otatest.KeepAll, 1)
+		disk.PowerOn()
+		b = open(t, config(disk, rel))
+		defer b.Close()
+		if s := b.State(); s.Phase != inbox.Requested || s.Offer != offer(rel) {
+			t.Fatalf("got %+v, want the first release", s)
+		}
+		wantOffered(t, b, rel)
+	})
+}
+
 // A phase that was seen is there after a power cut, from Verified on.
 func TestVerifiedIsForGood(t *testing.T) {
 	rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 9_000)
@@ -80,20 +112,23 @@ func TestVerifiedIsForGood(t *testing.T) {
 	b := open(t, config(proc, rel))
 	begin(t, b, offer(rel))
 	putAll(t, b, rel.Bundle, 700)
-	syncs := 0
-	proc.beforeSync = func(name string) {
-		if syncs++; syncs > 20 {
-			t.Error("it syncs again and again")
+	cut := make(chan struct{})
+	proc.beforeSync = func(string) {
+		if b.State().Phase == inbox.Verified { // what is synced only now comes too late
+			proc.mu.Lock()
+			defer proc.mu.Unlock()
+			if !proc.dead {
+				proc.end()
+				disk.PowerOff(otatest.DropAll, 1)
+				close(cut)
+			}
 		}
 	}
 	if err := b.Finish(); err != nil {
 		t.Fatal(err)
 	}
 	wait(t, b, inbox.Verified)
-	proc.mu.Lock()
-	proc.end()
-	disk.PowerOff(otatest.DropAll, 1)
-	proc.mu.Unlock()
+	<-cut
 	b.Close()
 	disk.PowerOn()
 	b = open(t, config(disk, rel))

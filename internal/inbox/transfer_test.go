@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"path"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -311,9 +312,9 @@ func TestJudgeLater(t *testing.T) {
 	rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 20_000)
 	synctest.Test(t, func(t *testing.T) {
 		cfg := config(otatest.NewDisk(), rel)
-		ready := false
+		var ready atomic.Bool
 		cfg.Judge = func(*ota.Manifest) error {
-			if !ready {
+			if !ready.Load() {
 				return fmt.Errorf("%w: the manager is starting", ota.ErrNotNow)
 			}
 			return nil
@@ -330,7 +331,7 @@ func TestJudgeLater(t *testing.T) {
 		if s := b.State(); s.Phase != inbox.Opening || s.Err == nil || s.Received != s.Until {
 			t.Errorf("got %+v, want it to wait with the envelope", s)
 		}
-		ready = true
+		ready.Store(true)
 		time.Sleep(6 * time.Second) // of the bubble
 		synctest.Wait()
 		if s := b.State(); s.Phase != inbox.Receiving || s.Err != nil {
