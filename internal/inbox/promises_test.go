@@ -2,6 +2,7 @@ package inbox_test
 
 import (
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -170,16 +171,15 @@ func TestFailedSync(t *testing.T) {
 	for _, isBare := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			disk := otatest.NewDisk()
-			failed := false
+			failed, armed := false, atomic.Bool{}
 			disk.OnEffect = func(_ int, effect string) otatest.Fault {
-				if strings.HasPrefix(effect, "sync "+dir+"/data") && !failed {
+				if strings.HasPrefix(effect, "sync "+dir+"/data") && !failed && armed.Load() {
 					failed = true
 					return otatest.Fault{Err: syscall.EIO}
 				}
 				return otatest.Fault{}
 			}
 			b := open(t, config(disk, rel))
-			defer b.Close()
 			o, all := offer(rel), rel.Bundle
 			if isBare {
 				o, all = bare(rel)
@@ -188,11 +188,22 @@ func TestFailedSync(t *testing.T) {
 				}
 			}
 			begin(t, b, o)
+			synctest.Wait() // the envelope of a bare transfer is synced
+			armed.Store(true)
 			putAll(t, b, all[:15_000], 700)
 			time.Sleep(6 * time.Second) // of the bubble
 			synctest.Wait()
-			if s := b.State(); !failed || s.Received != 0 || s.Err == nil {
-				t.Errorf("bare %v: got %+v, want nothing received, and why", isBare, s)
+			s := b.State()
+			if !failed || s.Received >= 15_000 || s.Err == nil {
+				t.Errorf("bare %v: got %+v, want less received, and why", isBare, s)
+			}
+			b.Close()
+			disk.PowerOff(otatest.DropAll, 1)
+			disk.PowerOn()
+			b = open(t, config(disk, rel))
+			defer b.Close()
+			if got := b.State(); got.Received != s.Received || got.Missing != s.Missing {
+				t.Errorf("bare %v: after a power cut %d bytes are there, and %d were said to be", isBare, got.Received, s.Received)
 			}
 			putAll(t, b, all, 700)
 			finish(t, b)
