@@ -198,8 +198,20 @@ func (d *Device) Precheck(ctx context.Context) error {
 }
 
 // Install implements [push.Device]. A session that was lost since Send, by a restart of
-// the device or because it was idle, is taken up again.
+// the device or because it was idle, is taken up again, and the device asked once more:
+// a restart may have come between the command and its answer.
 func (d *Device) Install(ctx context.Context) error {
+	for try := 1; ; try++ {
+		err := d.install(ctx)
+		r, refused := errors.AsType[*Refused](err)
+		lost := refused && r.Exception == modbus.IllegalValue && (r.Result == profile.NoSession || r.Result == profile.OK)
+		if !lost || try == answerPatience {
+			return err
+		}
+	}
+}
+
+func (d *Device) install(ctx context.Context) error {
 	s, err := d.status(ctx)
 	if err != nil {
 		return err
