@@ -47,6 +47,7 @@ type site struct {
 	tell func(pdu)
 
 	mangle func([]byte) []byte // what the device says, if it says something else; nil: as it is
+	spoil  func([]byte) []byte // the same for what gets to the device
 
 	inbox *inbox.Inbox
 	stop  func()
@@ -123,14 +124,21 @@ func testers(t *testing.T, public []byte) []source.Tester {
 // contextUntil ends when so many blocks were sent.
 func contextUntil(t *testing.T, s *site, blocks int) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(t.Context())
-	s.tell = func(p pdu) {
+	s.watch(func(p pdu) {
 		if p.fromTester && p.data[0] == byte(uds.TransferData) {
 			if blocks--; blocks == 0 {
 				cancel()
 			}
 		}
-	}
+	})
 	return ctx, cancel
+}
+
+// watch calls tell for each message from now on, and forgets those until now.
+func (s *site) watch(tell func(pdu)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tell, s.log = tell, nil
 }
 
 func (s *site) state() api.CheckinRequest {
@@ -256,6 +264,9 @@ func (w watched) note(p pdu) {
 // Send implements uds.Conn.
 func (w watched) Send(ctx context.Context, b []byte) error {
 	w.note(pdu{true, append([]byte(nil), b...), true})
+	if w.site.spoil != nil {
+		b = w.site.spoil(append([]byte(nil), b...))
+	}
 	return w.Conn.Send(ctx, b)
 }
 
@@ -271,6 +282,13 @@ func (w watched) Receive(ctx context.Context) ([]byte, error) {
 	return b, err
 }
 
+// messages are those that the tester sent and received.
+func (s *site) messages() []pdu {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]pdu(nil), s.log...)
+}
+
 // check says whether the device has all of the file, and nothing was sent in vain.
 func (s *site) check() {
 	s.t.Helper()
@@ -278,11 +296,10 @@ func (s *site) check() {
 	if b.Phase != inbox.Ended && (b.Phase != inbox.Verified && b.Phase != inbox.Requested || b.Received != int64(len(s.release.Bundle))) {
 		s.t.Errorf("the inbox is %s with %d of %d bytes: %v", b.Phase, b.Received, len(s.release.Bundle), b.Err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	again, blocks := sentAgain(s.log)
+	log := s.messages()
+	again, blocks := sentAgain(log)
 	if len(again) > 0 || blocks == 0 {
-		s.t.Errorf("%d blocks; sent again: %q\n%v", blocks, again, s.log)
+		s.t.Errorf("%d blocks; sent again: %q\n%v", blocks, again, log)
 	}
 }
 

@@ -2,6 +2,7 @@ package overcan_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -102,17 +103,16 @@ func TestEachRestart(t *testing.T) {
 	for _, who := range []string{"device", "tester"} {
 		t.Run(who, func(t *testing.T) {
 			messages := 0
-			for k := 0; ; k++ {
-				n := 0
+			for k := int64(0); ; k++ {
+				var n atomic.Int64
 				synctest.Test(t, func(t *testing.T) {
 					s := newSite(t, release, file, change)
 					ctx, cancel := context.WithCancel(t.Context())
 					defer cancel()
 					restarted := make(chan struct{})
 					s.tell = func(pdu) {
-						n++
 						switch {
-						case n != k+1:
+						case n.Add(1) != k+1:
 						case who == "device":
 							go func() { s.restart(20 * time.Second); close(restarted) }()
 						default:
@@ -120,8 +120,8 @@ func TestEachRestart(t *testing.T) {
 						}
 					}
 					err := s.stage(ctx)
-					if who == "tester" && n > k {
-						if err == nil && n > k+1 {
+					if who == "tester" && n.Load() > k {
+						if err == nil && n.Load() > k+1 {
 							t.Fatalf("message %d: the tester was stopped, and went on", k)
 						}
 						err = s.stage(t.Context())
@@ -129,7 +129,7 @@ func TestEachRestart(t *testing.T) {
 					if err != nil {
 						t.Fatalf("%s restarted at message %d: %v", who, k, err)
 					}
-					if who == "device" && n > k {
+					if who == "device" && n.Load() > k {
 						<-restarted
 					}
 					s.installed()
@@ -137,7 +137,7 @@ func TestEachRestart(t *testing.T) {
 						t.Fatalf("%s restarted at message %d", who, k)
 					}
 				})
-				if n <= k {
+				if n.Load() <= k {
 					break
 				}
 				messages++
@@ -172,7 +172,7 @@ func TestBadLine(t *testing.T) {
 					if err := s.stage(ctx); err != nil {
 						t.Fatalf("seed %d: %v", seed, err)
 					}
-					_, blocks := sentAgain(s.log)
+					_, blocks := sentAgain(s.messages())
 					t.Logf("seed %d: %d bytes in %v, %d blocks", seed, file.Size, time.Since(began).Round(time.Millisecond), blocks)
 					s.installed()
 				})

@@ -62,6 +62,7 @@ func TestPlain(t *testing.T) {
 				defer d.Close()
 				var done int64
 				err := d.SendPlain(ctx, bytes.NewReader(image), int64(len(image)), overcan.Plain{Address: 0x8000}, push.Tell{Progress: func(n int64) { done = n }})
+				synctest.Wait() // it restarts after its answer
 				if !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
 					t.Fatalf("got %v, want %v\n%v", err, tt.want, l.log)
 				}
@@ -112,6 +113,7 @@ func TestPlainEachLost(t *testing.T) {
 			if err := d.SendPlain(ctx, bytes.NewReader(image), int64(len(image)), overcan.Plain{}, push.Tell{}); err != nil {
 				t.Fatalf("PDU %d lost: %v\n%v", k, err, l.log)
 			}
+			synctest.Wait()
 			if !bytes.Equal(e.memory, image) {
 				t.Errorf("PDU %d lost: other bytes arrived", k)
 			}

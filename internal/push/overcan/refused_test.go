@@ -13,6 +13,7 @@ import (
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/bundle"
+	"github.com/interlock-energy/ota/bus/uds"
 	"github.com/interlock-energy/ota/internal/inbox"
 	"github.com/interlock-energy/ota/internal/push"
 	"github.com/interlock-energy/ota/internal/push/overcan"
@@ -151,19 +152,19 @@ func TestAgain(t *testing.T) {
 				if err := s.stage(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				s.log = nil
+				s.watch(nil)
 				if err := s.stage(t.Context()); err != nil { // waits for the manager
 					t.Errorf("while it waits: %v", err)
 				}
-				if _, blocks := sentAgain(s.log); blocks != 0 {
+				if _, blocks := sentAgain(s.messages()); blocks != 0 {
 					t.Errorf("while it waits: %d blocks", blocks)
 				}
 				s.manager(t.Context(), tt.result)
-				s.log = nil
+				s.watch(nil)
 				if err := s.stage(t.Context()); err != nil {
 					t.Errorf("afterwards: %v", err)
 				}
-				if _, blocks := sentAgain(s.log); (blocks > 0) != tt.blocks {
+				if _, blocks := sentAgain(s.messages()); (blocks > 0) != tt.blocks {
 					t.Errorf("afterwards: %d blocks, want some: %v", blocks, tt.blocks)
 				}
 				if tt.blocks {
@@ -187,7 +188,7 @@ func TestAnotherFile(t *testing.T) {
 			t.Fatal("it was not interrupted")
 		}
 		time.Sleep(6 * time.Second)
-		s.tell, s.log = nil, nil
+		s.watch(nil)
 		if err := s.stage(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -226,7 +227,6 @@ func TestRestartAtOnce(t *testing.T) {
 		if err := s.tester().Send(ctx, file, push.Tell{}); err == nil {
 			t.Fatal("it was not interrupted")
 		}
-		s.tell = nil
 		// No pause: the session of the first is still open, and it is the same address.
 		if err := s.stage(t.Context()); err != nil {
 			t.Fatal(err)
@@ -266,7 +266,7 @@ func TestOddSeeds(t *testing.T) {
 			if err := s.stage(t.Context()); !errors.Is(err, ota.ErrAuthentication) || !strings.Contains(err.Error(), "nothing was signed") {
 				t.Errorf("a seed of %d bytes: got %v, want %v", length, err, ota.ErrAuthentication)
 			}
-			for _, p := range s.log {
+			for _, p := range s.messages() {
 				if p.fromTester && p.data[0] == 0x27 && p.data[1] == 2 {
 					t.Errorf("a seed of %d bytes: a key was sent", length)
 				}
@@ -297,7 +297,7 @@ func TestChangedFile(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newSite(t, release, file, change)
 				began := time.Now()
-				err := s.stage(t.Context())
+				err := s.tester().Send(t.Context(), file, push.Tell{})
 				if err == nil {
 					t.Fatal("it was taken")
 				}
@@ -311,6 +311,29 @@ func TestChangedFile(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A block that gets into the device with other bytes, which no bus should let happen, is
+// asked for again.
+func TestDamagedOnTheWay(t *testing.T) {
+	release, file, change := small(t)
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, release, file, change)
+		damaged := 0
+		s.spoil = func(b []byte) []byte {
+			if b[0] == byte(uds.TransferData) && bytes.HasSuffix(b, release.Bundle[len(release.Bundle)-20:]) && damaged == 0 {
+				damaged++
+				b[len(b)-1] ^= 1
+			}
+			return b
+		}
+		if err := s.stage(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if p := s.inbox.State().Phase; damaged != 1 || p != inbox.Requested {
+			t.Errorf("%d blocks damaged, the inbox is %s; want 1, %s", damaged, p, inbox.Requested)
+		}
+	})
 }
 
 // A device that offers service 29 alone is unlocked with it, with both kinds of keys.
@@ -335,7 +358,7 @@ func TestAuthentication(t *testing.T) {
 					if without != 0 {
 						want = 0x29
 					}
-					for _, p := range s.log {
+					for _, p := range s.messages() {
 						if p.fromTester && (p.data[0] == 0x27 || p.data[0] == 0x29) && p.data[0] != want {
 							t.Errorf("service %02X was used, want %02X", p.data[0], want)
 						}
