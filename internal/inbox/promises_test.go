@@ -114,7 +114,7 @@ func TestVerifiedIsForGood(t *testing.T) {
 	begin(t, b, offer(rel))
 	putAll(t, b, rel.Bundle, 700)
 	cut := make(chan struct{})
-	proc.beforeSync = func(string) {
+	hook := func(string) {
 		if b.State().Phase == inbox.Verified { // what is synced only now comes too late
 			proc.mu.Lock()
 			defer proc.mu.Unlock()
@@ -125,6 +125,7 @@ func TestVerifiedIsForGood(t *testing.T) {
 			}
 		}
 	}
+	proc.beforeSync.Store(&hook)
 	if err := b.Finish(); err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +224,7 @@ func TestPutDuringCompaction(t *testing.T) {
 	putAll(t, b, rel.Bundle[:head], 4096)
 	end := len(rel.Bundle)
 	done := make(chan error, 1)
-	proc.beforeSync = func(name string) {
+	hook := func(name string) {
 		if strings.HasSuffix(name, "journal.tmp") {
 			select {
 			case done <- b.Put(int64(end-500), rel.Bundle[end-500:end-100]):
@@ -231,6 +232,7 @@ func TestPutDuringCompaction(t *testing.T) {
 			}
 		}
 	}
+	proc.beforeSync.Store(&hook)
 	for at := head; len(done) == 0 && at < end-600; at += 16 {
 		if err := b.Put(int64(at), rel.Bundle[at:at+16]); err != nil {
 			t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 
 	"github.com/interlock-energy/ota/internal/durable"
 	"github.com/interlock-energy/ota/otatest"
@@ -19,7 +20,7 @@ type process struct {
 	dead bool
 	cut  chan struct{} // closed when dead
 
-	beforeSync func(name string) // may be nil
+	beforeSync atomic.Pointer[func(name string)]
 }
 
 var errDead = errors.New("this process has ended")
@@ -117,8 +118,8 @@ func (f *processFile) Truncate(size int64) error {
 	return f.p.guard(func() error { return f.f.Truncate(size) })
 }
 func (f *processFile) Sync() error {
-	if f.p.beforeSync != nil {
-		f.p.beforeSync(f.name)
+	if hook := f.p.beforeSync.Load(); hook != nil {
+		(*hook)(f.name)
 	}
 	return f.p.guard(func() error { return f.f.Sync() })
 }
