@@ -155,4 +155,3 @@ func (b *Inbox) accept(m *ota.Manifest) {
 	})
 	b.enqueue(b.head, b.base+b.s.Size)
 }
-

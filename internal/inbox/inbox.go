@@ -15,8 +15,8 @@
 //     its hash in the manifest; a wrong one is thrown away, and asked for again.
 //   - Nothing is offered to the manager before all of it is there, its hashes are right,
 //     and somebody asked for the installation.
-//   - No call but [Open] waits for the disk's cache: what takes long is done in the
-//     background, and shows in [Inbox.State].
+//   - No call but [Open] and [Inbox.Report] waits for a sync of the disk: what takes long
+//     is done in the background, and shows in [Inbox.State].
 //   - How an update ended is kept on the disk until the next transfer begins.
 package inbox
 
@@ -101,7 +101,7 @@ var (
 	ErrNone     = errors.New("no transfer was begun")
 	ErrBusy     = errors.New("the release is being installed; wait until it ended")
 	ErrRange    = errors.New("the piece is not within what comes")
-	ErrEarly    = errors.New("the manifest is not verified yet")          // ask again a little later, or send the envelope first
+	ErrEarly    = errors.New("the manifest is not verified yet")          // or space is being freed: ask again a little later, or send the envelope first
 	ErrConflict = errors.New("other bytes are there already")             // with the same offset
 	ErrMissing  = errors.New("pieces are missing")                        // Finish
 	ErrPhase    = errors.New("this does not fit how far the transfer is") // Request before Verified

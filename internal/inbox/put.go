@@ -246,4 +246,3 @@ func (b *Inbox) ReadAt(p []byte, offset int64) (int, error) {
 	}
 	return int(n), nil
 }
-
