@@ -353,6 +353,7 @@ func (a *Agent) manage(ctx context.Context, version string, firmware *supervise.
 	}
 	mgr, err := ota.New(a.managerConfig(ctx, version, src.asSource(), firmware))
 	if err != nil {
+		src.close()
 		return unmadeError{err}
 	}
 	wg.Go(func() { src.run(ctx) })

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/interlock-energy/ota"
@@ -101,18 +102,6 @@ func (s *Source) consents() bool {
 	return s.Modbus != nil && s.Modbus.Consent || s.CANBus != nil && s.CANBus.Consent
 }
 
-// pushed is a source into which releases are pushed over a bus.
-type pushed struct {
-	*inbox.Inbox
-	serve func(context.Context) error
-}
-
-// Run serves the bus until ctx ends.
-func (p pushed) Run(ctx context.Context) error {
-	defer p.Inbox.Close()
-	return p.serve(ctx)
-}
-
 // newInbox opens what was received over a bus of this kind, or, for a check of the
 // configuration, only says where it is.
 func (a *Agent) newInbox(kind, version string, most int64, consents, check bool) (*inbox.Inbox, error) {
@@ -142,28 +131,6 @@ func (a *Agent) newInbox(kind, version string, most int64, consents, check bool)
 	return box, nil
 }
 
-// installFor asks for the installation, restart included, for whoever asked a source for it.
-func (a *Agent) installFor(ctx context.Context, source string) {
-	for {
-		err := a.CommandBy(control.Peer{Bus: source}, control.Apply).Wait(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case errors.Is(err, ota.ErrBusy): // a check may be under way
-			if pause(ctx, askAgain) {
-				continue
-			}
-			return
-		case err != nil: // also a gate's no: the manager goes on when that changes
-			a.log.Info("a release that was asked for over a bus waits", "source", source, "error", err)
-		}
-		return
-	}
-}
-
-// askAgain is between two times a busy manager is asked.
-const askAgain = time.Second
-
 // precheck says whether the gate would say yes to m now, without the time for which that
 // has to last, and without any effect on an update that waits. m may be nil.
 func (a *Agent) precheck(ctx context.Context, m *ota.Manifest) error {
@@ -180,11 +147,16 @@ func (a *Agent) precheck(ctx context.Context, m *ota.Manifest) error {
 }
 
 // newCANServer makes a source of kind canbus.
-func (a *Agent) newCANServer(c *CANServer, version string, check bool) (ota.Source, error) {
+func (a *Agent) newCANServer(c *CANServer, version string, check bool) (src ota.Source, err error) {
 	box, err := a.newInbox("canbus", version, c.MaxFile, c.Consent, check)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil && !check {
+			_ = box.Close() // nobody has written to it
+		}
+	}()
 	cfg := sourcecan.Config{Priority: c.Priority, ID: c.CANID, AnswerID: c.AnswerID,
 		Bitrate: c.Bitrate, BlockSize: c.BlockSize, STmin: time.Duration(c.STmin), Share: c.BusShare, AllowOpen: c.AllowOpen,
 		Inbox: box, MaxSize: c.MaxFile, State: a.checkin, Precheck: a.precheckFor(box), StateDir: filepath.Join(a.cfg.StateDir, "canbus"),
@@ -213,11 +185,11 @@ func (a *Agent) newCANServer(c *CANServer, version string, check bool) (ota.Sour
 	if cfg.Testers, err = sourcecan.LoadTesters(c.TesterFiles...); err != nil {
 		return nil, fmt.Errorf("tester_files: %w", err)
 	}
-	src, err := sourcecan.New(cfg)
+	server, err := sourcecan.New(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return pushed{box, src.Run}, nil
+	return a.newPushed(box, server.Run, check), nil
 }
 
 // precheckFor is precheck for the release in box.
@@ -232,11 +204,16 @@ func (a *Agent) precheckFor(box *inbox.Inbox) func(context.Context) error {
 }
 
 // newModbusServer makes a source of kind modbus.
-func (a *Agent) newModbusServer(c *ModbusServer, version string, check bool) (ota.Source, error) {
+func (a *Agent) newModbusServer(c *ModbusServer, version string, check bool) (src ota.Source, err error) {
 	box, err := a.newInbox("modbus", version, c.MaxFile, c.Consent, check)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil && !check {
+			_ = box.Close() // nobody has written to it
+		}
+	}()
 	cfg := sourcemodbus.Config{Listen: c.Listen, Base: c.RegisterAddr, AllowPlain: c.AllowPlain, IdleTimeout: time.Duration(c.IdleTimeout),
 		Window: c.Window, MaxSize: c.MaxFile, Components: max(1, len(a.components())), Inbox: box, State: a.checkin, Precheck: a.precheckFor(box),
 		Evidence: a.lastEvidence, Log: a.log, Now: a.now}
@@ -274,11 +251,11 @@ func (a *Agent) newModbusServer(c *ModbusServer, version string, check bool) (ot
 			return a.CommandBy(control.Peer{Bus: "modbus"}, control.RollBack).Wait(ctx)
 		}
 	}
-	src, err := sourcemodbus.New(cfg)
+	server, err := sourcemodbus.New(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return pushed{box, src.Run}, nil
+	return a.newPushed(box, server.Run, check), nil
 }
 
 // prefixes reads addresses and networks.
@@ -349,20 +326,22 @@ func (a *Agent) lastEvidence() []byte {
 	if h == nil || h.File == "" {
 		return nil
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.shownEvidence.hash != h.Hash {
+	e := &a.shownEvidence
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.hash != h.Hash {
 		b, err := a.EvidenceFile(h.File)
 		if err != nil {
 			return nil
 		}
-		a.shownEvidence = shownEvidence{h.Hash, b}
+		e.hash, e.data = h.Hash, b
 	}
-	return a.shownEvidence.data
+	return e.data
 }
 
 // shownEvidence is a file of evidence as it was when hash was its head.
 type shownEvidence struct {
+	mu   sync.Mutex // of its own: the disk may hang
 	hash string
 	data []byte
 }

@@ -2,14 +2,20 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"log/slog"
 	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/internal/control"
+	"github.com/interlock-energy/ota/internal/inbox"
+	"github.com/interlock-energy/ota/otatest"
 )
 
 // A serial line has one owner, and so has what a kind of bus keeps on the disk.
@@ -111,16 +117,110 @@ func TestLastEvidenceWithoutAny(t *testing.T) {
 	}
 }
 
-// What a bus asks for is asked for again while the manager is busy, and no longer than the agent runs.
+// What a bus asks for is asked for again while there is no manager, and no longer than the agent runs.
 func TestInstallForGivesUp(t *testing.T) {
+	rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 1000)
 	a, err := configured(t)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	a.installFor(ctx, "modbus") // returns, though there is no manager
+	p := a.newPushed(requested(t, rel), nil, false)
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel()
+	a.installFor(ctx, &multi{}, named{name: "modbus", Source: p})
+	if ctx.Err() == nil {
+		t.Error("it was not asked again")
+	}
 	if got := asker(control.Peer{Bus: "modbus"}, "apply"); got.By != "modbus" {
 		t.Errorf("evidence says %q asked, want modbus", got.By)
+	}
+	if err := p.Drop(); err != nil {
+		t.Fatal(err)
+	}
+	a.installFor(t.Context(), &multi{}, named{name: "modbus", Source: p}) // there is nothing to be asked for
+}
+
+// requested is an inbox with a release whose installation was asked for.
+func requested(t *testing.T, rel *otatest.SignedRelease) *inbox.Inbox {
+	t.Helper()
+	box, err := inbox.Open(inbox.Config{Dir: t.TempDir(), Verify: rel.Verify, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { box.Close() })
+	if _, err := box.Begin(inbox.Offer{Size: int64(len(rel.Bundle)), SHA256: sha256.Sum256(rel.Bundle)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(box.Put(0, rel.Bundle), box.Finish()); err != nil {
+		t.Fatal(err)
+	}
+	for changed := box.Changed(); box.State().Phase != inbox.Verified; changed = box.Changed() {
+		<-changed
+	}
+	if err := box.Request(); err != nil {
+		t.Fatal(err)
+	}
+	return box
+}
+
+// The manager hands over its oldest report until all sources have taken it. The bus hears of the
+// later ones all the same, each once: otherwise an update that failed would look as if it were still
+// to be installed.
+func TestOutcomeBehindAnother(t *testing.T) {
+	rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 1000)
+	a, err := configured(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := a.newPushed(requested(t, rel), nil, false)
+	first := ota.Report{ID: "1", Digest: "another", Version: "1.0.9", Result: ota.Succeeded}
+	second := ota.Report{ID: "2", Digest: rel.Manifest.Digest, Version: "1.1.0", Result: ota.Failed, Code: ota.ErrInternal}
+	a.record.Store(&ota.Record{State: ota.Idle, Unsent: []ota.Report{first, second}})
+	if err := p.Report(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	s := p.State()
+	if s.Phase != inbox.Ended || s.Outcome == nil || s.Outcome.ID != "2" {
+		t.Fatalf("phase %s, outcome %+v, want ended by report 2", s.Phase, s.Outcome)
+	}
+	for range 2 { // the server is still away
+		if err := p.Report(t.Context(), first); err != nil {
+			t.Fatal(err)
+		}
+		if now := p.State(); now.Last.ID != "2" || !now.Changed.Equal(s.Changed) {
+			t.Fatalf("told again: %+v", now.Last)
+		}
+	}
+	a.installFor(t.Context(), &multi{}, named{name: "modbus", Source: p}) // nothing is asked for any more
+	third := ota.Report{ID: "3", Digest: "third", Version: "1.2.0", Result: ota.Failed}
+	if err := p.Report(t.Context(), third); err != nil || p.State().Last.ID != "3" { // of which the record knows nothing
+		t.Errorf("got %v, last report %+v", err, p.State().Last)
+	}
+}
+
+// Sources that cannot all be made are made again later, and an inbox has one owner at a time.
+func TestInboxOfHalfTheSources(t *testing.T) {
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a, err := configured(t, "source:", "sources: [{modbus: {listen: '127.0.0.1:0'}}, {canbus: {interface: can0, allow_open: true}}, {https: {url: 'https://127.0.0.1:9', token_file: "+token+"}}]")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(token); err != nil {
+		t.Fatal(err)
+	}
+	before := runtime.NumGoroutine()
+	for range 20 {
+		if _, err := a.newSources("1.0.0", false); err == nil {
+			t.Fatal("the token is gone, and the sources were made")
+		}
+	}
+	for range 1000 { // those that have ended need a moment to be gone
+		runtime.Gosched()
+	}
+	if after := runtime.NumGoroutine(); after > before+5 {
+		t.Errorf("%d goroutines, and %d after 20 sets that could not be made: their inboxes are still at work", before, after)
 	}
 }

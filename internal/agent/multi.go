@@ -33,12 +33,13 @@ type multi struct {
 	inHand  func() (digest string)                   // the release that is being installed, or ""
 	checked func(err error)                          // called after each Latest
 	enter   func(what string) (end func())           // see alive
-	install func(ctx context.Context, source string) // asks for the installation as a person does
+	install func(context.Context, *multi, named)     // asks for the installation as a person does
 	log     *slog.Logger
 	wake    chan struct{} // has room for one
 	spacing time.Duration // between checks that a server wakes the manager for, after the first few
 
 	mu      sync.Mutex
+	only    string           // the digest of the only release that is offered to the manager; "": any
 	offered map[string][]int // digest to those that offered it in the last check
 	from    map[string][]int // digest to all that have ever offered it to this process
 }
@@ -62,6 +63,12 @@ func (m *multi) Latest(ctx context.Context) (signed []byte, err error) {
 		return m.sources[0].Latest(ctx)
 	}
 	offers, withdrawn, errs := m.ask(ctx)
+	m.mu.Lock()
+	only := m.only
+	m.mu.Unlock()
+	if only != "" {
+		offers = slices.DeleteFunc(offers, func(o offer) bool { return o.man.Digest != only })
+	}
 	// When time is up, what hangs must not hide what the others have. A person who
 	// aborts, or an agent that stops, wants no answer.
 	if err := ctx.Err(); err != nil && (!errors.Is(err, context.DeadlineExceeded) || len(offers) == 0) {
@@ -93,6 +100,17 @@ func (m *multi) Latest(ctx context.Context) (signed []byte, err error) {
 	}
 	m.log.Info("newest release", "version", best.man.Version, "source", m.sources[best.source].name)
 	return best.signed, nil
+}
+
+// offerOnly has the manager offered one release and no other, until end is called.
+func (m *multi) offerOnly(digest string) (end func()) {
+	set := func(digest string) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.only = digest
+	}
+	set(digest)
+	return func() { set("") }
 }
 
 // maxFrom bounds the memory for who offered what. Only what is in hand matters.
@@ -232,12 +250,15 @@ func (m *multi) run(ctx context.Context) {
 // wakeBurst is how often a server may wake the manager without a pause.
 const wakeBurst = 5
 
-// passOn passes on what wakes a source. What a server sends comes after a while no more than
-// once in m.spacing: it must neither keep a plant quiesced that is suspended for each check, nor the
-// device busy. Nothing is lost by that, for a wake says only that it is worth while to look. Who
+// passOn passes on what wakes a source. What a server sends, or a master or tester on a bus, comes
+// after a while no more than once in m.spacing: it must neither keep a plant quiesced that is
+// suspended for each check, nor the device busy. Nothing is lost by that, for a wake says only that it is worth while to look. Who
 // puts in a stick is never held up.
 func (m *multi) passOn(ctx context.Context, s named, wake <-chan struct{}) {
 	_, remote := s.Source.(server)
+	if _, ok := s.Source.(*pushed); ok {
+		remote = true
+	}
 	var full time.Time // when all of the burst may be used again
 	for {
 		select {
@@ -259,7 +280,7 @@ func (m *multi) passOn(ctx context.Context, s named, wake <-chan struct{}) {
 		}
 		m.log.Info("something may be new", "source", s.name)
 		if s.consents {
-			m.install(ctx, s.name)
+			m.install(ctx, m, s)
 			continue
 		}
 		m.wakeUp()

@@ -78,8 +78,14 @@ func (a *Agent) sourceNames() (names []string) {
 }
 
 // newSources makes the sources, for firmware of this version, or checks how they are configured.
-func (a *Agent) newSources(version string, check bool) (*sourceSet, error) {
-	set := &sourceSet{explain: a.explain, checks: make(chan struct{}, 1)}
+func (a *Agent) newSources(version string, check bool) (set *sourceSet, err error) {
+	made := &sourceSet{explain: a.explain, checks: make(chan struct{}, 1)}
+	defer func() {
+		if err != nil { // it is tried again, and what a bus has brought has one owner
+			made.close()
+		}
+	}()
+	set = made
 	set.multi = &multi{verify: a.verify, enter: a.alive.enter, log: a.log, wake: make(chan struct{}, 1), spacing: a.wakeSpacing(),
 		fits:    func(m *ota.Manifest) bool { return a.judge(m, version) == nil },
 		skipped: a.skipped, inHand: a.inHand, install: a.installFor,
@@ -113,6 +119,15 @@ func (a *Agent) newSources(version string, check bool) (*sourceSet, error) {
 		}
 	}
 	return set, nil
+}
+
+// close closes the sources of a set that is not run.
+func (s *sourceSet) close() {
+	for _, src := range s.sources {
+		if p, ok := src.Source.(*pushed); ok {
+			p.close()
+		}
+	}
 }
 
 // asSource is what the manager gets: it takes reports if one of the sources does.

@@ -1,0 +1,163 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/internal/control"
+	"github.com/interlock-energy/ota/internal/inbox"
+)
+
+// pushed is a source into which releases are pushed over a bus.
+type pushed struct {
+	*inbox.Inbox
+	a     *Agent
+	serve func(context.Context) error
+	check bool // it is made for a check of the configuration: there is no inbox behind it
+
+	telling sync.Mutex // the inbox gets one report after the other
+}
+
+func (a *Agent) newPushed(box *inbox.Inbox, serve func(context.Context) error, check bool) *pushed {
+	return &pushed{Inbox: box, a: a, serve: serve, check: check}
+}
+
+// settleEvery is between two looks for an outcome that some server has not taken yet.
+const settleEvery = 5 * time.Second
+
+// Run serves the bus until ctx ends.
+func (p *pushed) Run(ctx context.Context) error {
+	defer p.Inbox.Close()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		for pause(ctx, settleEvery) {
+			if err := p.settle(ctx); err != nil && ctx.Err() == nil {
+				p.a.log.Warn("tell a bus how an update ended, trying again", "error", err)
+			}
+		}
+	})
+	return p.serve(ctx)
+}
+
+// close closes what Run would have closed.
+func (p *pushed) close() {
+	if !p.check {
+		_ = p.Inbox.Close() // nobody has written to it
+	}
+}
+
+// Report implements [ota.Reporter].
+func (p *pushed) Report(ctx context.Context, r ota.Report) error {
+	if !slices.ContainsFunc(p.unsent(), func(u ota.Report) bool { return u.ID == r.ID }) {
+		p.telling.Lock()
+		defer p.telling.Unlock()
+		return p.Inbox.Report(ctx, r)
+	}
+	return p.settle(ctx)
+}
+
+// settle tells the inbox how the updates ended of which it has not heard. The manager hands
+// over one report after the other, and the next only when every source has taken the
+// one before: without this, as long as a server is not there, an update that has failed would
+// look as if it were still to be installed, and be asked for again at each start.
+func (p *pushed) settle(ctx context.Context) error {
+	p.telling.Lock()
+	defer p.telling.Unlock()
+	list := p.unsent()
+	if last := p.State().Last; last != nil {
+		i := slices.IndexFunc(list, func(r ota.Report) bool { return r.ID == last.ID })
+		list = list[i+1:] // all, if the last is not there: then everybody has taken it
+	}
+	for _, r := range list {
+		if err := p.Inbox.Report(ctx, p.a.explain(r)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unsent are the reports that not all sources have taken yet, the oldest first.
+func (p *pushed) unsent() []ota.Report {
+	if r := p.a.record.Load(); r != nil {
+		return r.Unsent
+	}
+	return nil
+}
+
+// Pauses before a manager is asked again that is busy.
+const (
+	askAgain     = time.Second
+	askAgainLast = time.Minute
+)
+
+// installFor asks for the installation of what was pushed into a source, restart included, for
+// whoever asked the source for it, and goes on until the manager has it in hand.
+func (a *Agent) installFor(ctx context.Context, m *multi, source named) {
+	p, ok := source.Source.(*pushed)
+	if !ok {
+		m.wakeUp()
+		return
+	}
+	for wait := askAgain; !a.askFor(ctx, m, p, source.name) && pause(ctx, wait); wait = min(2*wait, askAgainLast) {
+	}
+}
+
+// askFor asks once, and reports whether nothing is left to be asked for. A person's consent,
+// and what it overrules, is for the release in the inbox and for no other: so no other
+// is offered to the manager meanwhile, and consent is given only to what is in hand.
+func (a *Agent) askFor(ctx context.Context, m *multi, p *pushed, source string) (over bool) {
+	if err := p.settle(ctx); err != nil { // it may have failed here already
+		a.log.Warn("tell a bus how an update ended, trying again", "source", source, "error", err)
+		return ctx.Err() != nil
+	}
+	s := p.State()
+	if s.Phase != inbox.Requested {
+		return true
+	}
+	defer m.offerOnly(s.Digest)()
+	r := a.record.Load()
+	switch {
+	case r == nil: // the manager has not begun
+		return false
+	case !replaceable(r): // another update, or this one, is past the point where anything is asked for
+		return r.Digest == s.Digest
+	case r.State == ota.Idle || r.Digest != s.Digest:
+		command := control.Check
+		if r.State == ota.Idle && a.skipped(s.Digest) { // which a person overrules
+			command = control.Install
+		}
+		err := a.CommandBy(control.Peer{Bus: source}, command).Wait(ctx)
+		if errors.Is(err, ota.ErrBusy) || errors.Is(err, ota.ErrStopped) {
+			return false
+		}
+		if r = a.record.Load(); r == nil || r.State == ota.Idle || r.Digest != s.Digest {
+			a.log.Info("a release that was asked for over a bus is not taken up", "source", source, "version", s.Version, "error", err)
+			return true
+		}
+	}
+	if !replaceable(r) || r.Consent >= ota.ConsentApply {
+		return true
+	}
+	err := a.CommandBy(control.Peer{Bus: source}, control.Apply).Wait(ctx)
+	if errors.Is(err, ota.ErrBusy) || errors.Is(err, ota.ErrStopped) {
+		return false
+	}
+	if err != nil { // also a gate's no: the manager goes on when that changes
+		a.log.Info("a release that was asked for over a bus waits", "source", source, "version", s.Version, "error", err)
+	}
+	return true
+}
+
+// replaceable reports whether the manager still looks for releases.
+func replaceable(r *ota.Record) bool {
+	switch r.State {
+	case ota.Idle, ota.Available, ota.Fetching, ota.Staged:
+		return !r.Back
+	}
+	return false
+}
