@@ -94,7 +94,7 @@ func (f *pushFlags) ask(ctx context.Context, e *env, d push.Device) error {
 		defer cancel()
 		ctx = inTime
 	}
-	id, err := d.Identify(ctx)
+	id, err := push.Identify(ctx, d)
 	if err != nil {
 		return err
 	}
@@ -167,6 +167,8 @@ func (f *pushFlags) push(ctx context.Context, e *env, d push.Device, file *push.
 			e.say("what the device has stays there; the same command goes on with it")
 		}
 		return err
+	case err != nil && show.known && refusesFile(err):
+		return exitWith(exitUnverified, err)
 	case err != nil || f.JSON:
 		return err
 	}
@@ -176,6 +178,14 @@ func (f *pushFlags) push(ctx context.Context, e *env, d push.Device, file *push.
 	}
 	_, err = fmt.Fprintf(e.stdout, "%s %s is %s %s\n", clean(m.Product), clean(m.Version), done, clean(or(show.device, "the device")))
 	return err
+}
+
+// refusesFile says that another attempt with this file would not help: it is for something
+// else, older than what runs, or too large. (That it is not what was signed has an exit code
+// of its own, which is the same.)
+func refusesFile(err error) bool {
+	code := ota.CodeOf(err)
+	return code == ota.ErrIncompatible || code == ota.ErrNoUpdate || code == ota.ErrInsufficientSpace
 }
 
 // accept asks for --yes if the bus would be occupied for very long.

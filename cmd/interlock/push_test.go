@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -34,7 +35,7 @@ type pushed struct {
 	head api.CheckinRequest
 }
 
-func newPushed(t *testing.T) *pushed {
+func newPushed(t *testing.T, change ...func(*inbox.Config)) *pushed {
 	t.Helper()
 	r := otatest.NewSigningKey(t).Release(t, "1.1.0", 20000)
 	d := &pushed{bundle: filepath.Join(t.TempDir(), "new.bundle")}
@@ -46,7 +47,11 @@ func newPushed(t *testing.T) *pushed {
 	d.head.Status, d.head.Code, d.head.Reason = ota.StatusIdle, refusal.Code, refusal.Reason
 	quiet := slog.New(slog.DiscardHandler)
 	var err error
-	if d.box, err = inbox.Open(inbox.Config{Dir: t.TempDir(), Verify: r.Verify, Log: quiet}); err != nil {
+	c := inbox.Config{Dir: t.TempDir(), Verify: r.Verify, Log: quiet}
+	for _, f := range change {
+		f(&c)
+	}
+	if d.box, err = inbox.Open(c); err != nil {
 		t.Fatal(err)
 	}
 	source, err := modbus.New(modbus.Config{Listen: "127.0.0.1:0", AllowPlain: true, Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
@@ -116,6 +121,18 @@ func TestPushModbus(t *testing.T) {
 				t.Errorf("got on standard error %q, want %q", stderr, tt.stderr)
 			}
 		})
+	}
+}
+
+// A file that the device refuses has one exit code, whatever it does not like about it.
+func TestPushRefusedByTheDevice(t *testing.T) {
+	for _, why := range []ota.ErrorCode{ota.ErrIncompatible, ota.ErrNoUpdate, ota.ErrValidation} {
+		d := newPushed(t, func(c *inbox.Config) {
+			c.Verify = func([]byte) (*ota.Manifest, error) { return nil, fmt.Errorf("not this one: %w", why) }
+		})
+		if code, stdout, stderr := d.push(d.bundle); code != exitUnverified || stdout != "" || !strings.Contains(stderr, "not this one") {
+			t.Errorf("%v: got exit code %d, %q and %q, want %d and the device's reason", why, code, stdout, stderr, exitUnverified)
+		}
 	}
 }
 

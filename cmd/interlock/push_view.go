@@ -15,6 +15,7 @@ type pushView struct {
 	json   bool
 	file   *push.File
 	device string // for people
+	known  bool   // a device has said who it is
 	err    error  // standard output is gone
 
 	first, last int64     // bytes: where the transfer began, and now
@@ -31,6 +32,7 @@ const (
 )
 
 func (v *pushView) event(ev push.Event) {
+	v.known = v.known || ev.Kind == push.KindIdentity
 	switch {
 	case v.json && (ev.Kind != push.KindProgress || v.due(jsonEvery, ev.Done)):
 		if err := v.printLine(ev); err != nil && v.err == nil {

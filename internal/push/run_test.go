@@ -26,6 +26,8 @@ type fake struct {
 	install  []error // for the first calls
 	sendErr  error
 	identity error
+	deaf     int // how often it does not hear the question who it is
+	asks     int // how often that came
 }
 
 type answer struct {
@@ -34,6 +36,9 @@ type answer struct {
 }
 
 func (d *fake) Identify(context.Context) (push.Identity, error) {
+	if d.asks++; d.asks <= d.deaf {
+		return push.Identity{}, lineLost.err
+	}
 	return push.Identity{Protocol: "fake 1.0", Device: "bess-7", Running: "1.0.0"}, d.identity
 }
 func (d *fake) Plan(n int64) push.Plan { return push.Plan{Bytes: n, Line: "a fake", Rate: 100} }
@@ -96,6 +101,7 @@ func TestRunEnds(t *testing.T) {
 		{name: "a window", script: []answer{is(push.Idle), because(push.WaitSafe, 16, "outside of the window")}, opts: push.Options{Timeout: time.Hour}, want: ota.ErrNotNow, text: "window", took: time.Hour},
 		{name: "time is over on trial", script: []answer{is(push.Idle), is(push.Trial)}, opts: push.Options{Timeout: time.Minute}, want: push.ErrUnfinished, text: "on trial 1.1.0", took: time.Minute},
 		{name: "never comes back", script: []answer{is(push.Idle), is(push.Restarting), lineLost}, opts: push.Options{Timeout: time.Minute}, want: push.ErrUnfinished, text: "restarting", took: time.Minute},
+		{name: "an answer is lost before it begins", script: []answer{lineLost, is(push.Idle), is(push.Confirmed)}},
 		{name: "an answer that is none", script: []answer{is(push.Idle), {err: errors.New("exception 2")}}, text: "exception 2"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -161,17 +167,29 @@ func TestRunBegins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		no := errors.New("too long")
 		for name, d := range map[string]*fake{
-			"nobody there": {identity: push.ErrLine, script: []answer{is(push.Idle)}},
-			"not accepted": {script: []answer{is(push.Idle)}},
+			"nobody there":                      {identity: push.ErrLine, script: []answer{is(push.Idle)}},
+			"not accepted":                      {script: []answer{is(push.Idle)}},
+			"another one waits for its battery": {script: []answer{{status: push.Status{State: push.WaitSafe, Version: "1.0.9"}}}},
+			"another one is on trial":           {script: []answer{{status: push.Status{State: push.Trial, Version: "1.0.9"}}}},
 		} {
 			err := push.Run(t.Context(), d, bundleFile(), push.Options{Accept: func(push.Plan) error { return no }})
 			if err == nil || d.sent || d.installs > 0 {
 				t.Errorf("%s: got %v, sent %v, installs %d, want an error and nothing done", name, err, d.sent, d.installs)
 			}
 		}
+		d := &fake{script: []answer{because(push.WaitSafe, 10, "state of charge 22.0 %")}}
+		d.script[0].status.Version = "1.0.9"
+		err := push.Run(t.Context(), d, bundleFile(), push.Options{Timeout: time.Minute})
+		if !errors.Is(err, push.ErrOccupied) || !strings.Contains(fmt.Sprint(err), "it is waiting 1.0.9: state of charge 22.0 %") || d.sent {
+			t.Errorf("another release is in hand: got %v, sent %v, want %v with what it waits for, and nothing sent", err, d.sent, push.ErrOccupied)
+		}
+		bad := &fake{deaf: 2, script: []answer{is(push.Idle), is(push.Confirmed)}}
+		if err := push.Run(t.Context(), bad, bundleFile(), push.Options{}); err != nil || !bad.sent {
+			t.Errorf("two questions got lost: got %v, sent %v, want it proven", err, bad.sent)
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Minute, cancel)
-		err := push.Watch(ctx, &fake{script: []answer{is(push.WaitSafe)}}, "1.1.0", push.Options{Timeout: time.Hour})
+		err = push.Watch(ctx, &fake{script: []answer{is(push.WaitSafe)}}, "1.1.0", push.Options{Timeout: time.Hour})
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v, want %v", err, context.Canceled)
 		}
