@@ -34,6 +34,14 @@ func TestManual(t *testing.T) {
 		}
 		text = before + begin + table + "<!-- end -->" + after
 	}
+	// What a tester has to sign cannot be found out in any other way.
+	purpose, _ := strings.CutSuffix(string(canprofile.SecurityMessage("", nil)), "\x00\x00\x00")
+	algorithm, _ := strings.CutSuffix(string(canprofile.Algorithm[:]), "\x00")
+	for _, want := range []string{purpose, algorithm, fmt.Sprintf("The seed has %d bytes", canprofile.SeedSize), fmt.Sprintf("signature of that, %d bytes", canprofile.KeySize)} {
+		if !strings.Contains(text, strings.TrimSuffix(want, "\x00")) {
+			t.Errorf("the manual does not say %q", want)
+		}
+	}
 	if *update {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
