@@ -34,6 +34,7 @@ func TestArrows(t *testing.T) {
 		{of: "./source/modbus/...", not: append([]string{"net/http", "os/exec", module + "/slot", module + "/gate", module + "/internal/agent"}, server...)},
 		{of: "./source/can/...", not: append([]string{"net/http", "os/exec", module + "/slot", module + "/gate", module + "/internal/agent"}, server...)},
 		{of: "./internal/inbox", not: append([]string{"net/http", "os/exec", module + "/source", module + "/bus"}, server...)},
+		{of: "./internal/inbox/standing", not: []string{"net/http", "os/exec", module + "/source", module + "/bus", module + "/gate", module + "/internal/agent"}},
 		{of: "./internal/push/...", not: append([]string{"net/http", "os/exec", module + "/slot", module + "/gate", module + "/internal/agent", module + "/internal/inbox"}, server...)},
 		{of: "./internal/agent", not: append(slices.Clone(aws), server...)},
 		{of: "./cmd/interlockd", tags: "noaws", not: aws},

@@ -292,7 +292,7 @@ func (m *Manager) waitForPerson(r Record, s Status) (Record, error) {
 	if s == StatusReadyToApply {
 		reason = "no consent to restart yet"
 	}
-	m.explain(s, reason)
+	m.tell(s, ErrNone, reason, Refusal{Causes: []Cause{CauseConsent}})
 	return r, errConsent
 }
 

@@ -156,8 +156,9 @@ const (
 	CauseAlarm           Cause = "alarm"
 	CauseMode            Cause = "mode" // not standby, or not under remote control
 	CauseContactors      Cause = "contactors"
-	CauseWindow          Cause = "window" // outside the hours of updates
-	CauseDwell           Cause = "dwell"  // all is well, and has not been for long enough
+	CauseWindow          Cause = "window"  // outside the hours of updates
+	CauseDwell           Cause = "dwell"   // all is well, and has not been for long enough
+	CauseConsent         Cause = "consent" // a person has to agree; this is the manager's, no gate's
 	CauseOther           Cause = "other"
 )
 

@@ -11,6 +11,7 @@ import (
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/bus/uds"
 	"github.com/interlock-energy/ota/internal/inbox"
+	"github.com/interlock-energy/ota/internal/inbox/standing"
 	"github.com/interlock-energy/ota/source/can/profile"
 )
 
@@ -48,9 +49,10 @@ func (cfg *Config) access() map[uds.Service]uds.Access {
 
 // no remembers why a request is refused, and is what the tester is told.
 func (h *handler) no(code uds.NRC, err error) error {
-	r := &refuse{result: result(err), reason: err.Error()}
+	why := standing.Why(err)
+	r := &refuse{result: profile.Result(why.Result), reason: why.Text, safety: profile.Safety(why.Safety)}
 	if refusal, ok := errors.AsType[*ota.Refusal](err); ok {
-		r.reason, r.safety, r.signals = refusal.Reason, safety(refusal.Causes), refusal.Signals
+		r.signals = refusal.Signals
 	}
 	h.mu.Lock()
 	h.refused = r

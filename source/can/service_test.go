@@ -125,7 +125,7 @@ func TestIdentity(t *testing.T) {
 		for did, want := range map[uint16]string{
 			profile.DIDBoot: "\x010.9.0", profile.DIDSoftware: "1.0.0", profile.DIDVersion: "1.0.0", profile.DIDSupplier: "Interlock",
 			profile.DIDSerial: "bess-7", profile.DIDHardware: "rev2", profile.DIDProduct: "bess", profile.DIDSignals: "soc 62.5 %\n",
-			profile.DIDStatus: "\x00\xFF\xF7", profile.DIDEvidence: "head", profile.DIDOutcome: "", profile.DIDOffered: "", profile.DIDReason: "",
+			profile.DIDStatus: "\x00\xFF\xF7", profile.DIDEvidence: "head", profile.DIDOutcome: "", profile.DIDOffered: "", profile.DIDReason: "state of charge 22.0 %",
 			profile.DIDBus: "\x00\x07\xA1\x20\x08\x01\x32",
 		} {
 			if got := string(x.read(did)); got != want {
@@ -175,8 +175,8 @@ func TestPreconditions(t *testing.T) {
 		{"well", func(*bms.Reading) {}, nil, "", 0, profile.OK},
 		{"too hot", func(r *bms.Reading) { r.Set(bms.TemperatureMax, 55) }, nil, "86", profile.TemperatureHigh, profile.Temperature},
 		{"too cold", func(r *bms.Reading) { r.Set(bms.TemperatureMin, -5) }, nil, "87", profile.TemperatureLow, profile.Temperature},
-		{"cell too high", func(r *bms.Reading) { r.Set(bms.CellMax, 3.64); r.Set(bms.CellMin, 3.63) }, nil, "92", profile.Other, profile.NotNow},
-		{"cell too low", func(r *bms.Reading) { r.Set(bms.CellMax, 2.6); r.Set(bms.CellMin, 2.6) }, nil, "93", profile.Other, profile.NotNow},
+		{"cell too high", func(r *bms.Reading) { r.Set(bms.CellMax, 3.64); r.Set(bms.CellMin, 3.63) }, nil, "92", profile.Other, profile.InternalTrouble},
+		{"cell too low", func(r *bms.Reading) { r.Set(bms.CellMax, 2.6); r.Set(bms.CellMin, 2.6) }, nil, "93", profile.Other, profile.InternalTrouble},
 		{"too hot and charged too little", func(r *bms.Reading) { r.Set(bms.TemperatureMax, 55); r.Set(bms.SoC, 10) }, nil, "22", profile.TemperatureHigh | profile.SoCLow, profile.Temperature},
 		{"too hot and current", func(r *bms.Reading) { r.Set(bms.TemperatureMax, 55); r.Set(bms.Current, 80) }, nil, "22", profile.TemperatureHigh | profile.CurrentHigh, profile.Temperature},
 		{"charged too little", func(r *bms.Reading) { r.Set(bms.SoC, 10) }, nil, "22", profile.SoCLow, profile.SoC},
@@ -184,7 +184,7 @@ func TestPreconditions(t *testing.T) {
 		{"alarm", func(r *bms.Reading) { r.Alarms = []string{"fire"} }, nil, "22", profile.Alarms, profile.Alarm},
 		{"old", func(r *bms.Reading) { r.At = r.At.Add(-time.Hour) }, nil, "22", profile.StaleData, profile.Stale},
 		{"another gate", nil, &ota.Refusal{Reason: "outside of the window", Causes: []ota.Cause{ota.CauseWindow}}, "22", profile.Dispatch, profile.NotNow},
-		{"a gate without causes", nil, &ota.Refusal{Code: ota.ErrBMSUnsafe, Reason: "no"}, "22", 0, profile.InternalTrouble},
+		{"a gate without causes", nil, &ota.Refusal{Code: ota.ErrBMSUnsafe, Reason: "no"}, "22", profile.Other, profile.InternalTrouble},
 		{"a gate that errs", nil, errors.New("read the battery: no answer"), "22", 0, profile.InternalTrouble},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/internal/inbox"
+	"github.com/interlock-energy/ota/internal/inbox/standing"
 	"github.com/interlock-energy/ota/source/modbus/profile"
 )
 
@@ -42,9 +43,9 @@ func (s *Source) view(p peer) view {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.current(st)
-	u := derive(st, device, s.aborted)
-	v := view{Status: u.Status, Display: profile.Display{Running: device.Version, Update: device.UpdateVersion, Device: device.Device,
-		Product: device.Product, Reason: u.reason, Status: int16(device.Status), Code: int16(device.Code)}}
+	u := standing.Of(st, device, s.aborted)
+	v := view{Status: shown(u), Display: profile.Display{Running: device.Version, Update: device.UpdateVersion, Device: device.Device,
+		Product: device.Product, Reason: u.Text, Status: int16(device.Status), Code: int16(device.Code)}}
 	if st.Version != "" {
 		v.Update = st.Version
 	}
@@ -59,13 +60,13 @@ func (s *Source) view(p peer) view {
 		}
 	}
 	if s.task != nil && !s.task.running {
-		w := why(s.task.err)
-		v.Safety, v.Reasons = w.safety, w.reasons
+		w := standing.Why(s.task.err)
+		v.Safety, v.Reasons = profile.Safety(w.Safety), w.Count
 		if s.task.err != nil {
-			v.Display.Reason = w.text
+			v.Display.Reason = w.Text
 		}
 	}
-	v.Seq, v.Result = s.last.command.Seq, s.resultFor(p, u.Result)
+	v.Seq, v.Result = s.last.command.Seq, s.resultFor(p, profile.Result(u.Result))
 	for _, r := range s.refused {
 		if r.peer == p && r.seq != 0 {
 			v.Seq = r.seq
@@ -88,7 +89,7 @@ func (s *Source) resultFor(p peer, state profile.Result) profile.Result {
 	case s.task != nil && s.task.running:
 		return profile.Busy
 	case s.task != nil:
-		return why(s.task.err).result
+		return profile.Result(standing.Why(s.task.err).Result)
 	}
 	return state
 }
