@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -90,9 +91,11 @@ type pair struct {
 	master, slave net.Conn
 	number        int
 	once          sync.Once
+	gone          atomic.Bool // it is cut: what is on its way is lost with it
 }
 
 func (c *pair) cut() {
+	c.gone.Store(true)
 	c.once.Do(func() {
 		c.master.Close()
 		c.slave.Close()
@@ -174,9 +177,16 @@ func (p *Proxy) read(r *bufio.Reader) ([]byte, error) {
 // one passes a frame on; false: the connection is cut.
 func (p *Proxy) one(c *pair, name string, to net.Conn, frame []byte, came time.Time) bool {
 	p.mu.Lock()
+	if c.gone.Load() {
+		p.mu.Unlock()
+		return false
+	}
 	rec := Record{From: name, N: p.sent[name], Conn: c.number, Data: frame, Queued: came, At: time.Now()}
 	p.sent[name]++
 	rec.Verdict = p.config.Faults.judge(rec)
+	if rec.Verdict == Cut || rec.Verdict == CutInner || rec.Verdict == CutAfter {
+		c.gone.Store(true) // in both directions at once
+	}
 	p.config.Tap.add(rec) // before it is passed on, so that the answer comes after it
 	p.mu.Unlock()
 	write := func(b []byte) bool {

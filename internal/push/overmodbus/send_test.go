@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/interlock-energy/ota/bus/bustest"
+	"github.com/interlock-energy/ota/internal/push"
 	"github.com/interlock-energy/ota/source/modbus/profile"
 )
 
@@ -149,10 +151,16 @@ func TestEveryRestartOfTheDevice(t *testing.T) {
 					}}
 				})
 				defer g.end()
-				if err := g.persist(f, window); err != nil {
-					t.Fatal(err)
+				for again := true; again; { // a transfer may take a request less than the first one did
+					if err := g.persist(f, window); err != nil {
+						t.Fatal(err)
+					}
+					select {
+					case <-restarted:
+						again = false
+					case <-time.After(10 * time.Second):
+					}
 				}
-				<-restarted
 				if err := g.persist(f, window); err != nil { // the restart may have come after the end
 					t.Fatal(err)
 				}
@@ -230,4 +238,36 @@ func TestBadLines(t *testing.T) {
 			})
 		}
 	}
+}
+
+// That a line works again is said when it does, and not at the end of the transfer.
+func TestToldAtOnce(t *testing.T) {
+	release, f := file(t, 20000)
+	bubble(t, "told", func(t *testing.T) {
+		var g *rig
+		g = newRig(t, release, func(r *rig) {
+			r.faults = bustest.Faults{From: bustest.Master, Exactly: func(rec bustest.Record) bustest.Verdict {
+				if rec.N == 20 {
+					go g.restart(30 * time.Second)
+				}
+				return bustest.Pass
+			}}
+		})
+		defer g.end()
+		d := g.master(1)
+		defer d.Close()
+		var kinds []push.Kind
+		err := push.Run(t.Context(), d, f, push.Options{StageOnly: true, Tell: func(e push.Event) {
+			if e.Kind == push.KindTrouble || e.Kind == push.KindBack || len(kinds) > 0 && kinds[len(kinds)-1] != e.Kind {
+				kinds = append(kinds, e.Kind)
+			}
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []push.Kind{push.KindTrouble, push.KindProgress, push.KindBack, push.KindProgress}
+		if !slices.Equal(kinds, want) && !slices.Equal(kinds, slices.Delete(want, 1, 2)) { // the device may have one more than was acknowledged
+			t.Errorf("got the events %v, want trouble, that it is over, and progress", kinds)
+		}
+	})
 }

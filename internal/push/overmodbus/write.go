@@ -53,6 +53,7 @@ func (t *transfer) write(ctx context.Context, window, most int, limit uint32) er
 		switch _, no := errors.AsType[*Refused](l.err); {
 		case l.err == nil:
 			t.moved = true
+			t.tell.Stuck(nil)
 			t.tell.Done(t.blocks.done())
 		case no:
 			refused = t.unwanted(l)
