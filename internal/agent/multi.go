@@ -28,12 +28,12 @@ type named struct {
 type multi struct {
 	sources []named
 	verify  ota.Verify
-	fits    func(*ota.Manifest) bool                 // a release that may be installed here, as far as that is known
-	skipped func(digest string) bool                 // one that has failed here
-	inHand  func() (digest string)                   // the release that is being installed, or ""
-	checked func(err error)                          // called after each Latest
-	enter   func(what string) (end func())           // see alive
-	install func(context.Context, *multi, named)     // asks for the installation as a person does
+	fits    func(*ota.Manifest) bool             // a release that may be installed here, as far as that is known
+	skipped func(digest string) bool             // one that has failed here
+	inHand  func() (digest string)               // the release that is being installed, or ""
+	checked func(err error)                      // called after each Latest
+	enter   func(what string) (end func())       // see alive
+	install func(context.Context, *multi, named) // asks for the installation as a person does
 	log     *slog.Logger
 	wake    chan struct{} // has room for one
 	spacing time.Duration // between checks that a server wakes the manager for, after the first few
