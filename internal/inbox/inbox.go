@@ -147,6 +147,7 @@ type Inbox struct {
 	wrong   map[int]int // times that a chunk had another hash
 
 	since     time.Time // of the oldest byte that is not synced; zero: there is none
+	room      int64     // bytes that may be written before what is free is looked at again
 	unsynced  int64     // bytes
 	hull      span      // all of them lie in here
 	urgent    bool      // do not wait
@@ -190,7 +191,7 @@ var (
 
 const (
 	defaultMax = 256 << 20
-	reserve    = 4 << 20 // bytes that stay free, beside what comes
+	reserve    = 4 << 20 // bytes that stay free, beside what comes; half of it while it comes
 )
 
 // Open opens the inbox with what an earlier life of the process left in it. What is

@@ -78,6 +78,9 @@ func (b *Inbox) take(at int64, p []byte) error {
 	if !b.got.room(at, end) {
 		return fmt.Errorf("%w: there are %d gaps already, send the pieces in order", ErrRange, maxSpans)
 	}
+	if err := b.leaveRoom(end - at); err != nil {
+		return b.spaceError(diskError("write to the spooled file", err))
+	}
 	if err := b.openData(); err != nil {
 		return b.spaceError(diskError("make the spooled file", err))
 	}
@@ -106,6 +109,27 @@ func (b *Inbox) take(at int64, p []byte) error {
 	b.enqueue(at, end)
 	return nil
 }
+
+// leaveRoom returns an error if n more bytes would take what the rest of the agent needs: it
+// must be able to keep its record and its evidence whatever comes over a bus. What was free when
+// the transfer began may be gone hours later, or be taken by the transfer on another bus.
+func (b *Inbox) leaveRoom(n int64) error {
+	if b.room < n {
+		free, err := b.cfg.FS.Free(b.cfg.Dir)
+		if err != nil {
+			return err
+		}
+		if free < n+reserve/2 {
+			return fmt.Errorf("%d bytes are free in %s, want %d after it: %w", free, b.cfg.Dir, reserve/2, syscall.ENOSPC)
+		}
+		b.room = max(n, min(free-reserve/2, roomStep))
+	}
+	b.room -= n
+	return nil
+}
+
+// roomStep is how many bytes are written between two looks at what is free.
+const roomStep = 1 << 20
 
 // compare returns ErrConflict if other bytes than those of p are there. Bytes that
 // cannot be read any more are forgotten, so that they are written again.

@@ -167,7 +167,9 @@ func (b *Inbox) doubt(gen int, err error) {
 
 // Report implements [ota.Reporter]: it is kept, for good, for whoever asks on the bus. If
 // it is about what is offered, or says that what comes runs already, the transfer
-// has Ended.
+// has Ended. A transfer that has ended well is Empty again once another release runs, by
+// whatever way, so that nobody takes for proven what does not run any more; and if the same
+// release is lost later, that is its outcome.
 func (b *Inbox) Report(ctx context.Context, r ota.Report) error {
 	b.op.Lock()
 	defer b.op.Unlock()
@@ -188,6 +190,14 @@ func (b *Inbox) Report(ctx context.Context, r ota.Report) error {
 	if ours {
 		kind, s.Phase, s.Asked, s.Outcome = cellBegin, Ended, false, s.Last
 		s.File = b.nextFile()
+	}
+	if s.Phase == Ended && !ours {
+		switch {
+		case r.Digest == s.Digest:
+			s.Outcome = s.Last
+		case r.Result == ota.Succeeded && s.Outcome.Result == ota.Succeeded:
+			kind, s = cellBegin, state{Format: 1, Phase: Empty, File: s.File, Last: s.Last}
+		}
 	}
 	if err := b.keep(kind, &s); err != nil {
 		return fmt.Errorf("keep the report of release %s: %w", r.Version, err)

@@ -146,8 +146,10 @@ func Of(st inbox.State, device api.CheckinRequest, aborted bool) Standing {
 // requested says what the manager does with the release.
 func (u *Standing) requested(st inbox.State, device api.CheckinRequest) {
 	u.State, u.Text = WaitSafe, device.Reason
-	if i := slices.IndexFunc(device.Skipped, func(s ota.Skipped) bool { return s.Digest == st.Digest }); i >= 0 && device.UpdateDigest != st.Digest {
-		u.State, u.Result, u.Text = Failed, Incompatible, "not taken again: "+device.Skipped[i].Reason
+	// What was not right for this unit when it was last offered will not be: another release runs by now,
+	// or this one has failed here. That it is skipped says nothing: who asked may overrule that.
+	if st.Err != nil && !passes(st.Err) && device.UpdateDigest != st.Digest && device.Digest != st.Digest {
+		u.State, u.Result, u.Text = Failed, failure(st, device), st.Err.Error()
 		return
 	}
 	u.Reasons = because(device.Code, device.Causes, device.Reason)
@@ -177,6 +179,11 @@ func (u *Standing) requested(st inbox.State, device api.CheckinRequest) {
 		// The attempt went wrong, and the manager tries again or is about to report.
 		u.State = Installing
 	}
+}
+
+// passes reports whether err may be gone by itself.
+func passes(err error) bool {
+	return errors.Is(err, ota.ErrNotNow) || errors.Is(err, ota.ErrConnectivity) || errors.Is(err, ota.ErrServer)
 }
 
 // ended says how the update has ended. Only what was proven is confirmed.

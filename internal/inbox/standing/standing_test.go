@@ -27,6 +27,9 @@ func TestOf(t *testing.T) {
 	failed := func(version string, err error) inbox.State {
 		return inbox.State{Phase: inbox.Failed, Version: version, Err: err}
 	}
+	refused := func(err error) inbox.State {
+		return inbox.State{Phase: inbox.Requested, Digest: "d1", Version: "1.1.0", Err: fmt.Errorf("x: %w", err)}
+	}
 	trial := ours(ota.StatusIdle)
 	trial.UpdateDigest, trial.Digest = "", "d1"
 	skipped := api.CheckinRequest{Skipped: []ota.Skipped{{Digest: "d1", Version: "1.1.0", Reason: "failed here: no"}}}
@@ -83,7 +86,12 @@ func TestOf(t *testing.T) {
 		"aborted, not reported":          {requested, ours(ota.StatusAborted), false, standing.WaitSafe, standing.OK, 0},
 		"another update":                 {requested, other, false, standing.WaitSafe, standing.Busy, 0},
 		"another update's trial":         {requested, otherTrial, false, standing.WaitSafe, standing.Busy, 0},
-		"not taken again":                {requested, skipped, false, standing.Failed, standing.Incompatible, 0},
+		"not taken again":                {refused(ota.ErrIncompatible), skipped, false, standing.Failed, standing.Incompatible, 0},
+		"taken again by who may":         {requested, skipped, false, standing.WaitSafe, standing.OK, 0}, // the manager has not looked yet
+		"that version runs by now":       {refused(ota.ErrNoUpdate), api.CheckinRequest{}, false, standing.Failed, standing.Incompatible, 0},
+		"refused, and in hand":           {refused(ota.ErrNoUpdate), ours(ota.StatusTrial), false, standing.Trial, standing.OK, 0},
+		"refused, for it runs":           {refused(ota.ErrNoUpdate), trial, false, standing.Trial, standing.OK, 0},
+		"refused for now":                {refused(ota.ErrNotNow), api.CheckinRequest{}, false, standing.WaitSafe, standing.OK, 0},
 
 		"proven":             {ended(ota.Succeeded, 0), ours(ota.StatusIdle), false, standing.Confirmed, standing.OK, 0},
 		"rolled back":        {ended(ota.RolledBack, ota.ErrInternal), ours(ota.StatusIdle), false, standing.RolledBack, standing.WentBack, 0},

@@ -1,0 +1,98 @@
+package inbox_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/internal/inbox"
+	"github.com/interlock-energy/ota/otatest"
+)
+
+// What was proven once is not told as proven when it does not run any more, and can come
+// again: neither the bootloader nor a person who goes back asks the bus.
+func TestProvenNoMore(t *testing.T) {
+	rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 5000)
+	for _, tt := range []struct {
+		name   string
+		later  ota.Report
+		phase  inbox.Phase
+		result ota.Result // of the outcome
+		again  bool       // the same offer begins anew
+	}{
+		{"the bootloader went back", ota.Report{ID: "late", Digest: rel.Manifest.Digest, Result: ota.Lost}, inbox.Ended, ota.Lost, true},
+		{"a person went back", ota.Report{ID: "back", Version: "1.0.0", Result: ota.Succeeded}, inbox.Empty, "", true},
+		{"a stick brought a newer one", ota.Report{ID: "stick", Digest: "d2", Version: "1.2.0", Result: ota.Succeeded}, inbox.Empty, "", true},
+		{"a stick brought one that failed", ota.Report{ID: "stick", Digest: "d2", Version: "1.2.0", Result: ota.Failed}, inbox.Ended, ota.Succeeded, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			disk := otatest.NewDisk()
+			b := open(t, config(disk, rel))
+			begin(t, b, offer(rel))
+			putAll(t, b, rel.Bundle, 1000)
+			finish(t, b)
+			for _, r := range []ota.Report{report(rel, ota.Succeeded), tt.later} {
+				if err := b.Report(t.Context(), r); err != nil {
+					t.Fatal(err)
+				}
+			}
+			check := func() {
+				t.Helper()
+				s := b.State()
+				if s.Phase != tt.phase || s.Last == nil || s.Last.ID != tt.later.ID {
+					t.Errorf("got %s, the last %+v", s.Phase, s.Last)
+				}
+				if (s.Outcome == nil) != (tt.result == "") || s.Outcome != nil && s.Outcome.Result != tt.result {
+					t.Errorf("outcome %+v, want %q", s.Outcome, tt.result)
+				}
+			}
+			check()
+			b.Close()
+			disk.PowerOff(otatest.DropAll, 1)
+			disk.PowerOn()
+			b = open(t, config(disk, rel))
+			check()
+			if resumed, err := b.Begin(offer(rel)); err != nil || resumed == tt.again {
+				t.Fatalf("the same offer: resumed %v, %v, want %v", resumed, err, !tt.again)
+			}
+			if tt.again {
+				putAll(t, b, rel.Bundle, 1000)
+				finish(t, b)
+			}
+		})
+	}
+}
+
+// fullDisk is a fake of a disk that others fill while a transfer is under way.
+type fullDisk struct {
+	*otatest.Disk
+	free int64
+}
+
+func (d *fullDisk) Free(string) (int64, error) { return d.free, nil }
+
+// A transfer leaves what the rest of the agent needs to keep its record and its evidence, however
+// much was free when it began; and goes on once there is room.
+func TestLeavesRoom(t *testing.T) {
+	rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 3<<20)
+	disk := &fullDisk{otatest.NewDisk(), 100 << 20}
+	b := open(t, config(disk, rel))
+	begin(t, b, offer(rel))
+	putAll(t, b, rel.Bundle[:1<<20], 4000)
+	disk.free = 2 << 20
+	const step = 4000
+	at := int64(1 << 20)
+	var err error
+	for at+step < int64(len(rel.Bundle)) {
+		if err = b.Put(at, rel.Bundle[at:at+step]); err != nil {
+			break
+		}
+		at += step
+	}
+	if !errors.Is(err, ota.ErrInsufficientSpace) || at > 2<<20+step {
+		t.Errorf("up to byte %d it is taken, and then %v, want at most 1 MiB more", at, err)
+	}
+	disk.free = 100 << 20
+	putAll(t, b, rel.Bundle, 50_000)
+	finish(t, b)
+}
