@@ -67,14 +67,17 @@ type shared struct {
 	frame time.Duration
 	pause time.Duration // that frames of a request have before them
 	share int
-	block int // frames for a flow control frame
+	block int           // frames for a flow control frame
+	owed  time.Duration // at most
 
 	mu   sync.Mutex
 	free time.Time // when what was sent and received is paid for
 }
 
 func (cfg *Config) shared(c uds.Conn) *shared {
-	return &shared{Conn: c, frame: cfg.frame(), pause: cfg.pause(), share: cfg.Share, block: cfg.BlockSize}
+	s := &shared{Conn: c, frame: cfg.frame(), pause: cfg.pause(), share: cfg.Share, block: cfg.BlockSize}
+	s.owed = 2 * s.price(cfg.MaxBlock)
+	return s
 }
 
 // frames is how many frames a message of n bytes takes, those of flow control included.
@@ -86,14 +89,25 @@ func (s *shared) frames(n int) time.Duration {
 	return time.Duration(1 + consecutive + (consecutive+s.block-1)/s.block)
 }
 
-// pay adds what a message has taken, from when it began.
+// price is for how long a message of n bytes is to be paid for.
+func (s *shared) price(n int) time.Duration {
+	return s.frames(n) * s.frame * 100 / time.Duration(s.share)
+}
+
+// pay adds what a message has taken, from when it began. No more is owed than the longest
+// request and the longest answer: a tester that waits for answers never owes more, and one that
+// does not, for instance one that says in a loop that it is present, must not have the device
+// silent for hours after it has gone.
 func (s *shared) pay(n int, began time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.free.Before(began) {
 		s.free = began
 	}
-	s.free = s.free.Add(s.frames(n) * s.frame * 100 / time.Duration(s.share))
+	s.free = s.free.Add(s.price(n))
+	if most := time.Now().Add(s.owed); s.free.After(most) {
+		s.free = most
+	}
 }
 
 // Receive implements [uds.Conn].

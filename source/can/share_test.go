@@ -1,6 +1,7 @@
 package can_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -137,5 +138,26 @@ func TestBusLost(t *testing.T) {
 		device.Load().Break(bus.ErrBusOff) // the controller comes back by itself, and so does the session
 		x.push(r, release.Bundle, 1000)
 		r.offered(release)
+	})
+}
+
+// A tester that floods the bus with what wants no answer is not answered as it likes; but the
+// device is not silent for as long again once it has gone.
+func TestShareAfterAFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil, func(r *rig) { r.config.Share = 5 })
+		x := r.tester()
+		const flood = time.Minute
+		for began := time.Now(); time.Since(began) < flood; {
+			if err := x.conn.Send(t.Context(), []byte{0x3E, 0x80}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := x.conn.Send(t.Context(), []byte{0x3E, 0x00}); err != nil {
+			t.Fatal(err)
+		}
+		if got := x.answer(10 * time.Second); !bytes.Equal(got, []byte{0x7E, 0x00}) {
+			t.Errorf("10 s after the flood: got % X, want an answer", got)
+		}
 	})
 }
