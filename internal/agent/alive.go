@@ -20,23 +20,29 @@ type alive struct {
 	boot  atomic.Pointer[ota.Boot] // what is booted, not on trial any more once it is marked good; nil: not known yet
 
 	mu    sync.Mutex
-	depth int
+	calls map[*call]struct{} // under way
+}
+
+// call is one that is under way. Each is timed for itself: the manager's, and those that ask
+// the gate for somebody on a bus, may overlap without an end.
+type call struct {
 	what  string
 	since time.Time
 }
 
 // enter notes the beginning of a call, and returns what notes its end.
 func (l *alive) enter(what string) func() {
+	c := &call{what, time.Now()}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.depth == 0 {
-		l.what, l.since = what, time.Now()
+	if l.calls == nil {
+		l.calls = map[*call]struct{}{}
 	}
-	l.depth++
+	l.calls[c] = struct{}{}
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.depth--
+		delete(l.calls, c)
 	}
 }
 
@@ -44,11 +50,17 @@ func (l *alive) enter(what string) func() {
 func (l *alive) stuck() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.depth == 0 {
+	var oldest *call
+	for c := range l.calls {
+		if oldest == nil || c.since.Before(oldest.since) {
+			oldest = c
+		}
+	}
+	if oldest == nil {
 		return nil
 	}
-	if d := time.Since(l.since); d > l.limit {
-		return fmt.Errorf("%s has taken %v, and may take %v", l.what, d.Round(time.Second), l.limit)
+	if d := time.Since(oldest.since); d > l.limit {
+		return fmt.Errorf("%s has taken %v, and may take %v", oldest.what, d.Round(time.Second), l.limit)
 	}
 	return nil
 }

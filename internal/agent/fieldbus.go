@@ -113,12 +113,7 @@ func (a *Agent) newInbox(kind, version string, most int64, consents, check bool)
 	}
 	var box *inbox.Inbox
 	box, err := inbox.Open(inbox.Config{Dir: filepath.Join(a.cfg.StateDir, "inbox-"+kind), Max: most, Verify: a.verify, Log: a.log, Now: a.now,
-		Judge: func(m *ota.Manifest) error {
-			if why, skipped := a.skippedWhy(m.Digest); skipped && !consents {
-				return fmt.Errorf("%w: release %s is not taken again, unless a person on the device asks for it: %s", ota.ErrIncompatible, m.Version, why)
-			}
-			return a.judgeJob(m, version)
-		},
+		Judge: func(m *ota.Manifest) error { return a.judgePushed(m, version, consents) },
 		InHand: func() string {
 			if a.record.Load() == nil && box != nil { // not known yet: it may be this one
 				return box.State().Digest
@@ -129,6 +124,19 @@ func (a *Agent) newInbox(kind, version string, most int64, consents, check bool)
 		return nil, err
 	}
 	return box, nil
+}
+
+// judgePushed says why a release that comes over a bus is not for this device. What has no code
+// is no judgement of the release, as a bootloader that does not answer: it is asked again.
+func (a *Agent) judgePushed(m *ota.Manifest, version string, consents bool) error {
+	if why, skipped := a.skippedWhy(m.Digest); skipped && !consents {
+		return fmt.Errorf("%w: release %s is not taken again, unless a person on the device asks for it: %s", ota.ErrIncompatible, m.Version, why)
+	}
+	err := a.judgeJob(m, version)
+	if _, coded := errors.AsType[ota.ErrorCode](err); err != nil && !coded && !errors.Is(err, ota.ErrNotNow) {
+		return fmt.Errorf("%w: %w", ota.ErrNotNow, err)
+	}
+	return err
 }
 
 // precheck says whether the gate would say yes to m now, without the time for which that

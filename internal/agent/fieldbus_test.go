@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/interlock-energy/ota"
@@ -222,5 +223,56 @@ func TestInboxOfHalfTheSources(t *testing.T) {
 	}
 	if after := runtime.NumGoroutine(); after > before+5 {
 		t.Errorf("%d goroutines, and %d after 20 sets that could not be made: their inboxes are still at work", before, after)
+	}
+}
+
+// The gate is asked for masters and testers beside the manager, one after the other without a gap:
+// that is not one call that takes too long, for which the watchdog would restart the device.
+func TestOverlappingCallsAreNotStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &alive{limit: time.Minute}
+		end := l.enter("asking the gate for a bus")
+		for range 100 {
+			time.Sleep(time.Second)
+			next := l.enter("asking the gate for a bus")
+			end()
+			end = next
+			if err := l.stuck(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute + 1)
+		if err := l.stuck(); err == nil {
+			t.Error("a call of more than a minute is not noticed")
+		}
+	})
+}
+
+// What cannot be asked now says nothing about a release: a transfer of hours does not fail
+// because the bootloader did not answer once.
+func TestJudgeOnABus(t *testing.T) {
+	rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 10)
+	m := *rel.Manifest
+	m.Product = "p"
+	for _, tt := range []struct {
+		name  string
+		slots *pair
+		want  error
+	}{
+		{"fits", &pair{boot: ota.Boot{Slot: "A", Other: "B", ID: "1"}}, nil},
+		{"the bootloader does not answer", &pair{err: errors.New("EIO")}, ota.ErrNotNow},
+	} {
+		a := &Agent{cfg: Config{Device: Device{Product: "p"}}, slots: tt.slots}
+		a.record.Store(&ota.Record{State: ota.Idle})
+		if err := a.judgePushed(&m, "1.0.0", false); !errors.Is(err, tt.want) {
+			t.Errorf("%s: got %v, want %v", tt.name, err, tt.want)
+		}
+		a.record.Store(&ota.Record{State: ota.Idle, Skipped: []ota.Skipped{{Digest: m.Digest, Reason: "it failed"}}})
+		if err := a.judgePushed(&m, "1.0.0", false); !errors.Is(err, ota.ErrIncompatible) {
+			t.Errorf("skipped: got %v, want %v", err, ota.ErrIncompatible)
+		}
+		if err := a.judgePushed(&m, "1.0.0", true); !errors.Is(err, tt.want) {
+			t.Errorf("skipped, and who asks may overrule that: got %v, want %v", err, tt.want)
+		}
 	}
 }
