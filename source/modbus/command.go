@@ -30,7 +30,7 @@ func (s *Source) command(p peer, registers []uint16) error {
 	st := s.cfg.Inbox.State()
 	s.mu.Lock()
 	now := s.current(st)
-	if s.last.command == c && s.last.peer == p {
+	if s.last.command == c && s.last.peer == p && s.cfg.Now().Sub(s.last.at) < s.cfg.IdleTimeout {
 		defer s.mu.Unlock()
 		s.forgive(p)
 		return s.last.err
@@ -50,7 +50,7 @@ func (s *Source) command(p peer, registers []uint16) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forgive(p)
-	s.last = answer{p, c, result, err}
+	s.last = answer{p, c, s.cfg.Now(), result, err}
 	s.cfg.Log.Info("command", "master", p.String(), "command", c.Code.String(), "number", c.Seq, "result", result.String())
 	return err
 }

@@ -24,6 +24,7 @@ type session struct {
 type answer struct {
 	peer    peer
 	command profile.Command // whose number is 0 if there is none
+	at      time.Time       // a master that begins to count anew, an hour later, means another command
 	result  profile.Result
 	err     error
 }

@@ -1,6 +1,7 @@
 package modbus_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -249,4 +250,28 @@ func (l *deadLine) Close() error {
 		close(l.broken)
 	}
 	return nil
+}
+
+// A master that begins to count anew means another command, and hears no answer of yesterday.
+func TestSameNumberMuchLater(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		rel := newRelease(t)
+		asked := 0
+		r := newRig(t, rel, func(c *modbus.Config) {
+			c.IdleTimeout = 10 * time.Second
+			c.Precheck = func(context.Context) error { asked++; return nil }
+		})
+		m := r.master("192.0.2.1")
+		for i, tt := range []struct {
+			after time.Duration
+			asked int
+		}{{0, 1}, {9 * time.Second, 1}, {time.Second, 2}} {
+			pause(tt.after)
+			m.do(profile.Command{Code: profile.Precheck, Seq: 1})
+			synctest.Wait()
+			if asked != tt.asked {
+				t.Errorf("command %d: the gate was asked %d times in all, want %d", i+1, asked, tt.asked)
+			}
+		}
+	})
 }
