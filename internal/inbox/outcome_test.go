@@ -1,10 +1,17 @@
 package inbox_test
 
 import (
+	"bytes"
 	"errors"
+	"io/fs"
+	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/internal/durable"
 	"github.com/interlock-energy/ota/internal/inbox"
 	"github.com/interlock-energy/ota/otatest"
 )
@@ -95,4 +102,111 @@ func TestLeavesRoom(t *testing.T) {
 	disk.free = 100 << 20
 	putAll(t, b, rel.Bundle, 50_000)
 	finish(t, b)
+}
+
+// slowDisk is a fake of a full disk that takes its time to remove a file.
+type slowDisk struct {
+	*otatest.Disk
+	free   atomic.Int64
+	remove chan struct{} // closed: removing goes on
+}
+
+func (d *slowDisk) Free(string) (int64, error) { return d.free.Load(), nil }
+
+func (d *slowDisk) Remove(name string) error {
+	if strings.Contains(name, "data.") {
+		<-d.remove
+		d.free.Store(100 << 20)
+	}
+	return d.Disk.Remove(name)
+}
+
+// Who has to wait until the space of an earlier transfer is free, hears when it is: no other change
+// may come for a long time.
+func TestWaitsForSpace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 50_000)
+		disk := &slowDisk{Disk: otatest.NewDisk(), remove: make(chan struct{})}
+		disk.free.Store(100 << 20)
+		b, err := inbox.Open(config(disk, rel))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		begin(t, b, inbox.Offer{Size: 60_000})
+		if err := b.Put(0, rel.Bundle[:12]); err != nil {
+			t.Fatal(err)
+		}
+		begin(t, b, offer(rel))
+		disk.free.Store(0)
+		synctest.Wait()
+		if err := b.Put(0, rel.Bundle[:12]); !errors.Is(err, inbox.ErrEarly) {
+			t.Fatalf("while space is being freed: %v, want %v", err, inbox.ErrEarly)
+		}
+		changed := b.Changed()
+		close(disk.remove)
+		<-changed
+		putAll(t, b, rel.Bundle, 1000)
+	})
+}
+
+// cramped is a fake of a disk on which others have left nothing free: a byte can be written only
+// where there was one.
+type cramped struct {
+	*otatest.Disk
+	full atomic.Bool
+}
+
+func (d *cramped) OpenFile(name string, flag int, perm fs.FileMode) (durable.File, error) {
+	f, err := d.Disk.OpenFile(name, flag, perm)
+	return crampedFile{f, d}, err
+}
+
+type crampedFile struct {
+	durable.File
+	d *cramped
+}
+
+func (f crampedFile) WriteAt(p []byte, off int64) (int, error) {
+	if size, err := f.Size(); err == nil && f.d.full.Load() && off+int64(len(p)) > size {
+		return 0, syscall.ENOSPC
+	}
+	return f.File.WriteAt(p, off)
+}
+
+func (f crampedFile) Truncate(size int64) error {
+	if now, err := f.Size(); err == nil && size+journalBlock <= now {
+		f.d.full.Store(false)
+	}
+	return f.File.Truncate(size)
+}
+
+const journalBlock = 4096
+
+// A transfer can be given up on a disk that is full: it is what fills it.
+func TestDropOnAFullDisk(t *testing.T) {
+	rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 50_000)
+	disk := &cramped{Disk: otatest.NewDisk()}
+	b := open(t, config(disk, rel))
+	begin(t, b, offer(rel))
+	putAll(t, b, rel.Bundle[:40_000], 1000)
+	disk.full.Store(true)
+	if err := b.Drop(); err != nil || b.State().Phase != inbox.Empty {
+		t.Fatalf("got %v, %s", err, b.State().Phase)
+	}
+	begin(t, b, offer(rel))
+	putAll(t, b, rel.Bundle, 1000)
+	finish(t, b)
+	wantOffered(t, b, rel)
+}
+
+// A reader on a bus asks for the manifest in pieces of a few bytes, and may be anybody.
+func TestEnvelopeIsNotCopied(t *testing.T) {
+	rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 5000)
+	b := open(t, config(otatest.NewDisk(), rel))
+	begin(t, b, offer(rel))
+	putAll(t, b, rel.Bundle, 1000)
+	if n := testing.AllocsPerRun(100, func() { b.Envelope() }); n != 0 || !bytes.Equal(b.Envelope(), rel.Signed) {
+		t.Errorf("%v allocations for reading the manifest, want none", n)
+	}
 }

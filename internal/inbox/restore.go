@@ -294,8 +294,8 @@ func (b *Inbox) restoreBare() {
 	b.base = 0
 	s := state{Format: 1, Phase: Empty, File: b.nextFile(), Last: b.s.Last}
 	if err := b.begin(&s); err != nil {
-		b.discard()
-		b.s, b.rewrite = s, true
+		b.discard(s, nil)
+		b.rewrite = true
 	}
 }
 

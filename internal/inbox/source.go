@@ -203,9 +203,10 @@ func (b *Inbox) Report(ctx context.Context, r ota.Report) error {
 		return fmt.Errorf("keep the report of release %s: %w", r.Version, err)
 	}
 	if ours {
-		b.discard()
+		b.discard(s, nil)
+	} else {
+		b.update(func() { b.s = s })
 	}
-	b.update(func() { b.s = s })
 	return nil
 }
 

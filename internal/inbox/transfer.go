@@ -2,11 +2,13 @@ package inbox
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/interlock-energy/ota"
@@ -122,25 +124,36 @@ func (b *Inbox) acceptable(o Offer) error {
 
 // begin makes s, in which no byte is there, what is there.
 func (b *Inbox) begin(s *state) error {
-	if err := b.write(cellBegin, s); err != nil {
+	err := b.write(cellBegin, s)
+	if errors.Is(err, syscall.ENOSPC) && b.data != nil {
+		// What is given up makes room for saying so. Should that fail all the same, what the old
+		// journal says is not there any more: nothing has the CRC, or the hash, that it had.
+		if terr := b.data.Truncate(0); terr != nil {
+			return errors.Join(err, terr)
+		}
+		b.drop(span{0, b.base + b.s.Size})
+		err = b.write(cellBegin, s)
+	}
+	if err != nil {
 		return err
 	}
-	b.discard()
-	b.update(func() { b.s = *s })
+	b.discard(*s, nil)
 	return nil
 }
 
-// discard forgets all bytes. Their file is removed later.
-func (b *Inbox) discard() {
+// discard forgets all bytes, and makes s the state, at once: nobody sees the one without the
+// other. Their file is removed later.
+func (b *Inbox) discard(s state, err error) {
 	if b.data != nil {
 		b.garbage = append(b.garbage, rubbish{name: b.dataName(), size: b.got.total, f: b.data})
 		b.data = nil
 	}
 	b.queue, b.checked, b.wrong = nil, nil, nil
-	b.unsynced, b.hull, b.judgeAt, b.verifyAt = 0, span{}, time.Time{}, time.Time{}
+	b.room, b.unsynced, b.hull, b.judgeAt, b.verifyAt = 0, 0, span{}, time.Time{}, time.Time{}
 	b.update(func() {
 		b.gen++
-		b.base, b.head, b.got, b.signed, b.m, b.lay, b.verified, b.err = 0, 0, set{}, nil, nil, nil, 0, nil
+		b.base, b.head, b.got, b.signed, b.m, b.lay, b.verified = 0, 0, set{}, nil, nil, nil, 0
+		b.s, b.err = s, err
 	})
 	b.wake()
 }
@@ -185,20 +198,20 @@ func (b *Inbox) fail(err error) {
 	if werr := b.write(cellBegin, &s); werr != nil {
 		b.cfg.Log.Error("cannot keep why a pushed release was refused", "error", werr)
 	}
-	b.discard()
-	b.update(func() { b.s, b.err = s, err })
+	b.discard(s, err)
 }
 
 // Envelope returns the envelope that was verified, nil if none was: that of the
-// transfer, or else that of SetEnvelope.
+// transfer, or else that of SetEnvelope. It must not be changed. It is not copied: whoever may
+// read it, in pieces of a few bytes, must not cost the memory of all of it each time.
 func (b *Inbox) Envelope() []byte {
 	b.op.Lock()
 	defer b.op.Unlock()
 	if b.m != nil {
-		return bytes.Clone(b.signed)
+		return b.signed
 	}
 	if b.s.Phase == Empty || b.s.Phase == Ended || b.s.Phase == Failed {
-		return bytes.Clone(b.offered)
+		return b.offered
 	}
 	return nil
 }

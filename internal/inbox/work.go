@@ -282,6 +282,7 @@ func (b *Inbox) sweep() {
 		return
 	}
 	b.garbage = slices.Clone(b.garbage[1:])
+	b.update(func() {}) // who waits for space looks again
 }
 
 // compact writes the journal anew, beside the old one.
