@@ -36,7 +36,7 @@ func TestJournalStaysSmall(t *testing.T) {
 	rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 3<<20)
 	synctest.Test(t, func(t *testing.T) {
 		disk := otatest.NewDisk()
-		proc := newProcess(disk)
+		proc := otatest.NewProcess(disk)
 		b, err := inbox.Open(config(proc, rel))
 		if err != nil {
 			t.Fatal(err)
@@ -61,9 +61,9 @@ func TestJournalStaysSmall(t *testing.T) {
 			if n%10_000 == 9_999 { // another life
 				time.Sleep(6 * time.Second) // of the bubble; it is the fake disk that is slow with what is not synced
 				before := b.State()
-				proc.kill()
+				proc.Kill()
 				b.Close()
-				proc = newProcess(disk)
+				proc = otatest.NewProcess(disk)
 				if b, err = inbox.Open(config(proc, rel)); err != nil {
 					t.Fatal(err)
 				}
@@ -167,7 +167,7 @@ func longJournal(t *testing.T, rel *otatest.SignedRelease) *otatest.Disk {
 
 // cutCompaction sends three more pieces and reports of others until the journal is new.
 func cutCompaction(t *testing.T, disk *otatest.Disk, rel *otatest.SignedRelease, kill bool) (fell, shrunk bool) {
-	proc := newProcess(disk)
+	proc := otatest.NewProcess(disk)
 	acked, id := 6000, ""
 	if !kill { // a torn write damages up to 4,096 bytes beside it, and with them a piece
 		acked = 6000 - 4096 - 224
@@ -176,10 +176,10 @@ func cutCompaction(t *testing.T, disk *otatest.Disk, rel *otatest.SignedRelease,
 		b, err := inbox.Open(config(proc, rel))
 		if err == nil {
 			s := b.State()
-			if !proc.ended() && (!b.Has(0, int64(acked)) || id != "" && s.Last.ID < id) {
+			if !proc.Ended() && (!b.Has(0, int64(acked)) || id != "" && s.Last.ID < id) {
 				t.Errorf("after the cut: %d bytes and report %v, want %d bytes and %q", s.Received, s.Last, acked, id)
 			}
-			for n := 0; n < 20 && !proc.ended(); n++ {
+			for n := 0; n < 20 && !proc.Ended(); n++ {
 				if n < 3 {
 					at := 6000 + n*100
 					if err := b.Put(int64(at), rel.Bundle[at:at+100]); err == nil && kill {
@@ -197,10 +197,10 @@ func cutCompaction(t *testing.T, disk *otatest.Disk, rel *otatest.SignedRelease,
 			}
 			b.Close()
 		}
-		if !proc.ended() {
+		if !proc.Ended() {
 			return life > 0, shrunk
 		}
 		disk.PowerOn()
-		proc = newProcess(disk)
+		proc = otatest.NewProcess(disk)
 	}
 }

@@ -69,6 +69,9 @@ func (p *pusher) check(b *inbox.Inbox) {
 	}
 }
 
+// errEnded says that the process lives no longer.
+var errEnded = errors.New("the process has ended")
+
 // push makes one try, as far as the process lives.
 func (p *pusher) push(b *inbox.Inbox) error {
 	if p.o.Bare {
@@ -81,7 +84,7 @@ func (p *pusher) push(b *inbox.Inbox) error {
 	}
 	for n := 0; ; n++ {
 		if p.ended != nil && p.ended() {
-			return errDead
+			return errEnded
 		}
 		s := b.State()
 		switch s.Phase {
@@ -190,18 +193,18 @@ func cutAt(t *testing.T, p *pusher, cut otatest.Cut) (fell bool) {
 		if life > 3 {
 			t.Fatal("more lives than cuts")
 		}
-		proc := newProcess(disk)
-		p.ended = proc.ended
+		proc := otatest.NewProcess(disk)
+		p.ended = proc.Ended
 		b, err := inbox.Open(config(proc, p.rel))
 		if err == nil {
 			p.check(b)
 			err = p.push(b)
-			if !proc.ended() {
+			if !proc.Ended() {
 				p.check(b)
 			}
 			b.Close()
 		}
-		if proc.ended() {
+		if proc.Ended() {
 			disk.PowerOn()
 			fell, p.after = true, true
 			clear(p.acked)
@@ -256,24 +259,24 @@ func killAt(t *testing.T, p *pusher, cut otatest.Cut) (fell bool) {
 	disk.Arm(cut)
 	var last inbox.Phase
 	for life := 0; life < 4; life++ {
-		proc := newProcess(disk)
-		p.ended = proc.ended
+		proc := otatest.NewProcess(disk)
+		p.ended = proc.Ended
 		b, err := inbox.Open(config(proc, p.rel))
 		if err == nil {
-			if now := b.State().Phase; order(now) < order(last) && !proc.ended() {
+			if now := b.State().Phase; order(now) < order(last) && !proc.Ended() {
 				t.Errorf("it was %s before the kill, and is %s", last, now)
 			}
-			if !proc.ended() {
+			if !proc.Ended() {
 				p.check(b)
 			}
 			err = p.push(b)
 			last = b.State().Phase
-			if !proc.ended() {
+			if !proc.Ended() {
 				p.check(b)
 			}
 			b.Close()
 		}
-		if !proc.ended() {
+		if !proc.Ended() {
 			if err != nil {
 				t.Errorf("without a kill: %v", err)
 			}

@@ -65,7 +65,7 @@ func FuzzPut(f *testing.F) {
 
 func runSteps(t *testing.T, rel *otatest.SignedRelease, steps []byte) {
 	disk := otatest.NewDisk()
-	proc := newProcess(disk)
+	proc := otatest.NewProcess(disk)
 	b := open(t, config(proc, rel))
 	m := &model{rel: rel}
 	for ; len(steps) >= 5; steps = steps[5:] {
@@ -78,9 +78,9 @@ func runSteps(t *testing.T, rel *otatest.SignedRelease, steps []byte) {
 		case 2: // other bytes
 			m.lie(t, b, at, n)
 		case 3: // another process
-			proc.kill()
+			proc.Kill()
 			b.Close()
-			proc = newProcess(disk)
+			proc = otatest.NewProcess(disk)
 			b = open(t, config(proc, rel))
 			synctest.Wait() // an envelope may be verified again
 		case 4:

@@ -32,17 +32,17 @@ func TestReplacedDuringPowerCut(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					disk := old.Clone()
 					disk.Arm(otatest.Cut{At: at, How: how, Rest: otatest.Subset, Seed: seed})
-					proc := newProcess(disk)
+					proc := otatest.NewProcess(disk)
 					if b, err := inbox.Open(config(proc, rel)); err == nil {
 						_, _ = b.Begin(offer(other))
-						for at := 0; at < len(other.Bundle) && !proc.ended(); at += 700 {
+						for at := 0; at < len(other.Bundle) && !proc.Ended(); at += 700 {
 							_ = b.Put(int64(at), other.Bundle[at:min(at+700, len(other.Bundle))])
 							synctest.Wait()
 						}
 						time.Sleep(6 * time.Second) // of the bubble
 						b.Close()
 					}
-					fell = fell || proc.ended()
+					fell = fell || proc.Ended()
 					disk.PowerOn()
 					b := open(t, config(disk, rel))
 					defer b.Close()
@@ -109,23 +109,20 @@ func TestReplacedWithoutSync(t *testing.T) {
 func TestVerifiedIsForGood(t *testing.T) {
 	rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 9_000)
 	disk := otatest.NewDisk()
-	proc := newProcess(disk)
+	proc := otatest.NewProcess(disk)
 	b := open(t, config(proc, rel))
 	begin(t, b, offer(rel))
 	putAll(t, b, rel.Bundle, 700)
 	cut := make(chan struct{})
 	hook := func(string) {
 		if b.State().Phase == inbox.Verified { // what is synced only now comes too late
-			proc.mu.Lock()
-			defer proc.mu.Unlock()
-			if !proc.dead {
-				proc.end()
-				disk.PowerOff(otatest.DropAll, 1)
+			if !proc.Ended() {
+				proc.PowerOff(otatest.DropAll, 1)
 				close(cut)
 			}
 		}
 	}
-	proc.beforeSync.Store(&hook)
+	proc.BeforeSync.Store(&hook)
 	if err := b.Finish(); err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +142,7 @@ func TestSyncedIsOutOfReach(t *testing.T) {
 	for seed := range uint64(40) {
 		synctest.Test(t, func(t *testing.T) {
 			disk := otatest.NewDisk()
-			proc := newProcess(disk)
+			proc := otatest.NewProcess(disk)
 			b := open(t, config(proc, rel))
 			begin(t, b, offer(rel))
 			putAll(t, b, rel.Bundle[:40_000], 100)
@@ -217,7 +214,7 @@ func TestFailedSync(t *testing.T) {
 func TestPutDuringCompaction(t *testing.T) {
 	rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 2<<20)
 	disk := otatest.NewDisk()
-	proc := newProcess(disk)
+	proc := otatest.NewProcess(disk)
 	b := open(t, config(proc, rel))
 	begin(t, b, offer(rel))
 	head := bundle.HeaderSize + len(rel.Signed)
@@ -232,7 +229,7 @@ func TestPutDuringCompaction(t *testing.T) {
 			}
 		}
 	}
-	proc.beforeSync.Store(&hook)
+	proc.BeforeSync.Store(&hook)
 	for at := head; len(done) == 0 && at < end-600; at += 16 {
 		if err := b.Put(int64(at), rel.Bundle[at:at+16]); err != nil {
 			t.Fatal(err)
@@ -244,7 +241,7 @@ func TestPutDuringCompaction(t *testing.T) {
 	for size(t, disk, "journal") > 512<<10 { // until the new one is in its place
 		<-time.After(time.Millisecond)
 	}
-	proc.kill()
+	proc.Kill()
 	b.Close()
 	b = open(t, config(disk, rel))
 	if !b.Has(int64(end-500), 400) {

@@ -112,6 +112,9 @@ func blocks(st inbox.State, last bool, most int) (all, received, missing uint32,
 	if st.Phase == inbox.Opening || st.Phase == inbox.Receiving {
 		// What begins before Until is taken, and what is there needs no room.
 		window = uint16(min(profile.Blocks(max(0, st.Until-st.Received)), int64(most)))
+		if window == 0 && st.Missing < st.Until {
+			window = 1 // a power cut took bytes of a block away, and left others behind Until
+		}
 	}
 	return all, received, missing, window
 }

@@ -1,4 +1,4 @@
-package inbox_test
+package otatest
 
 import (
 	"errors"
@@ -7,48 +7,58 @@ import (
 	"sync/atomic"
 
 	"github.com/interlock-energy/ota/internal/durable"
-	"github.com/interlock-energy/ota/otatest"
 )
 
-// process is the file system as one life of a process sees it: a fake, over the fake disk. When
-// the power goes, or the process is killed, all that is still under way in it gets
+// Process is a [durable.FS]: a disk as one life of a process with many goroutines sees it.
+// When the power goes, or the process is killed, all that is still under way in it gets
 // errors, and changes nothing any more.
-type process struct {
-	disk *otatest.Disk
+type Process struct {
+	disk *Disk
 
 	mu   sync.Mutex
 	dead bool
 	cut  chan struct{} // closed when dead
 
-	beforeSync atomic.Pointer[func(name string)]
+	// BeforeSync, if there is one, is called before a file is synced.
+	BeforeSync atomic.Pointer[func(name string)]
 }
 
 var errDead = errors.New("this process has ended")
 
-func newProcess(disk *otatest.Disk) *process { return &process{disk: disk, cut: make(chan struct{})} }
+// NewProcess begins a life.
+func NewProcess(disk *Disk) *Process { return &Process{disk: disk, cut: make(chan struct{})} }
 
-// kill ends the process. The page cache survives.
-func (p *process) kill() {
+// Kill ends the process. The page cache survives.
+func (p *Process) Kill() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.end()
 	p.disk.Kill()
 }
 
-func (p *process) end() {
+// PowerOff ends it with the power of the disk.
+func (p *Process) PowerOff(rest Rest, seed uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.end()
+	p.disk.PowerOff(rest, seed)
+}
+
+func (p *Process) end() {
 	if !p.dead {
 		p.dead = true
 		close(p.cut)
 	}
 }
 
-func (p *process) ended() bool {
+// Ended reports whether it was killed, or the power went.
+func (p *Process) Ended() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.dead
 }
 
-func (p *process) guard(do func() error) (err error) {
+func (p *Process) guard(do func() error) (err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.dead {
@@ -57,7 +67,7 @@ func (p *process) guard(do func() error) (err error) {
 	defer func() {
 		switch r := recover().(type) {
 		case nil:
-		case *otatest.PowerCut:
+		case *PowerCut:
 			p.end()
 			err = errDead
 		default:
@@ -67,7 +77,8 @@ func (p *process) guard(do func() error) (err error) {
 	return do()
 }
 
-func (p *process) OpenFile(name string, flag int, perm fs.FileMode) (f durable.File, err error) {
+// OpenFile implements [durable.FS].
+func (p *Process) OpenFile(name string, flag int, perm fs.FileMode) (f durable.File, err error) {
 	err = p.guard(func() (err error) { f, err = p.disk.OpenFile(name, flag, perm); return err })
 	if err != nil {
 		return nil, err
@@ -75,34 +86,47 @@ func (p *process) OpenFile(name string, flag int, perm fs.FileMode) (f durable.F
 	return &processFile{f, p, name}, nil
 }
 
-func (p *process) Rename(from, to string) error {
+// Rename implements [durable.FS].
+func (p *Process) Rename(from, to string) error {
 	return p.guard(func() error { return p.disk.Rename(from, to) })
 }
-func (p *process) Remove(name string) error {
+
+// Remove implements [durable.FS].
+func (p *Process) Remove(name string) error {
 	return p.guard(func() error { return p.disk.Remove(name) })
 }
-func (p *process) Mkdir(name string, perm fs.FileMode) error {
+
+// Mkdir implements [durable.FS].
+func (p *Process) Mkdir(name string, perm fs.FileMode) error {
 	return p.guard(func() error { return p.disk.Mkdir(name, perm) })
 }
-func (p *process) SyncDir(name string) error {
+
+// SyncDir implements [durable.FS].
+func (p *Process) SyncDir(name string) error {
 	return p.guard(func() error { return p.disk.SyncDir(name) })
 }
-func (p *process) Free(name string) (n int64, err error) {
+
+// Free implements [durable.FS].
+func (p *Process) Free(name string) (n int64, err error) {
 	err = p.guard(func() (err error) { n, err = p.disk.Free(name); return err })
 	return n, err
 }
-func (p *process) Stat(name string) (i fs.FileInfo, err error) {
+
+// Stat implements [durable.FS].
+func (p *Process) Stat(name string) (i fs.FileInfo, err error) {
 	err = p.guard(func() (err error) { i, err = p.disk.Stat(name); return err })
 	return i, err
 }
-func (p *process) ReadDir(name string) (e []fs.DirEntry, err error) {
+
+// ReadDir implements [durable.FS].
+func (p *Process) ReadDir(name string) (e []fs.DirEntry, err error) {
 	err = p.guard(func() (err error) { e, err = p.disk.ReadDir(name); return err })
 	return e, err
 }
 
 type processFile struct {
 	f    durable.File
-	p    *process
+	p    *Process
 	name string
 }
 
@@ -118,7 +142,7 @@ func (f *processFile) Truncate(size int64) error {
 	return f.p.guard(func() error { return f.f.Truncate(size) })
 }
 func (f *processFile) Sync() error {
-	if hook := f.p.beforeSync.Load(); hook != nil {
+	if hook := f.p.BeforeSync.Load(); hook != nil {
 		(*hook)(f.name)
 	}
 	return f.p.guard(func() error { return f.f.Sync() })
