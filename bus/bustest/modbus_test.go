@@ -188,6 +188,39 @@ func TestAgainLateAnswer(t *testing.T) {
 	}
 }
 
+// TestAgainDoubled: the second answer to a doubled request, which looks like one to the next
+// request, acknowledges nothing but what it is to.
+func TestAgainDoubled(t *testing.T) {
+	block := func(pdu []byte) (string, bool) { return fmt.Sprint("block ", pdu[len(pdu)-1]), len(pdu) > 6 }
+	write := func(n uint16) []byte {
+		pdu, err := modbus.AppendWriteRegisters(nil, 0xE100, []uint16{n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return modbus.AppendRTU(nil, 1, pdu)
+	}
+	now := time.Unix(0, 0)
+	rec := func(from string, data []byte, v bustest.Verdict, wait time.Duration) bustest.Record {
+		now = now.Add(wait)
+		return bustest.Record{From: from, Data: data, Verdict: v, Queued: now, At: now}
+	}
+	const soon, late = 10 * time.Millisecond, 2 * time.Second
+	echo := modbus.AppendRTU(nil, 1, write(0)[1:6])
+	records := []bustest.Record{
+		rec(bustest.Master, write(1), bustest.Double, soon), rec(bustest.Slave, echo, bustest.Pass, soon),
+		rec(bustest.Master, write(2), bustest.Lose, soon), rec(bustest.Slave, echo, bustest.Pass, soon), // the second to 1
+		rec(bustest.Master, write(2), bustest.Pass, soon), // the slave goes away
+		rec(bustest.Master, write(3), bustest.Pass, late), rec(bustest.Slave, echo, bustest.Pass, soon),
+	}
+	if got := bustest.AgainModbus(records, false, block); len(got) > 0 {
+		t.Errorf("got %v again, want none", got)
+	}
+	records = append(records, rec(bustest.Master, write(2), bustest.Pass, soon), rec(bustest.Master, write(3), bustest.Pass, soon))
+	if got, want := bustest.AgainModbus(records, false, block), []string{"block 3"}; !slices.Equal(got, want) {
+		t.Errorf("got %v again, want %v", got, want)
+	}
+}
+
 // lost loses every second frame of a side.
 func lost(side string) bustest.Faults {
 	return bustest.Faults{From: side, Exactly: func(r bustest.Record) bustest.Verdict {
