@@ -135,7 +135,10 @@ func (a *Agent) askFor(ctx context.Context, m *multi, p *pushed, source string) 
 		if errors.Is(err, ota.ErrBusy) || errors.Is(err, ota.ErrStopped) {
 			return false
 		}
-		if r = a.record.Load(); r == nil || r.State == ota.Idle || r.Digest != s.Digest {
+		switch r = a.record.Load(); {
+		case r != nil && r.State == ota.Idle && command == control.Check && a.skipped(s.Digest):
+			return false // what was in its way has gone
+		case r == nil || r.State == ota.Idle || r.Digest != s.Digest:
 			a.log.Info("a release that was asked for over a bus is not taken up", "source", source, "version", s.Version, "error", err)
 			return true
 		}
