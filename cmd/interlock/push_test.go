@@ -245,7 +245,13 @@ trouble, trying on: no answer` + "\ufffd[2J\n"
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", &out, want)
 	}
-	if got, want := v.line(true), "send [========================] 100 %  100.0 KiB of 100.0 KiB"; !strings.HasPrefix(got, want) {
+	if got, want := v.line(true), "send [============] 100 %  100.0 KiB of 100.0 KiB"; !strings.HasPrefix(got, want) {
 		t.Errorf("got the bar %q, want %q and the rate", got, want)
+	}
+	long := pushView{env: e, file: &push.File{Size: 1023<<20 + 900<<10}, begun: now.Add(-5 * time.Hour), last: 1000<<20 + 900<<10, first: 23 << 20}
+	if got := long.line(true); len(got) > 79 {
+		t.Errorf("got a bar of %d columns, want at most 79: %q", len(got), got)
+	} else {
+		t.Log(got)
 	}
 }

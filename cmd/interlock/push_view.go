@@ -94,7 +94,7 @@ func (v *pushView) line(bar bool) string {
 	share := float64(v.last) / float64(v.file.Size)
 	text := fmt.Sprintf("send %3d %%  %s of %s", int(100*share), size(v.last), size(v.file.Size))
 	if bar {
-		const width = 24
+		const width = 12 // so that the longest line fits 80 columns, and can be written over
 		full := int(share * width)
 		text = fmt.Sprintf("send [%s%s] %3d %%  %s of %s", strings.Repeat("=", full), strings.Repeat(" ", width-full), int(100*share), size(v.last), size(v.file.Size))
 	}

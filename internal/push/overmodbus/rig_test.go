@@ -39,6 +39,7 @@ type rig struct {
 	serial int  // baud; 0: TCP
 	exact  bool // a serial line hands over each byte as it comes, which takes long to compute
 	poor   bool // what is between knows functions 3 and 16 only
+	full   bool // and takes no blocks, for it is busy for ever
 	delay  time.Duration
 	faults bustest.Faults
 	tap    bustest.Tap
@@ -207,7 +208,7 @@ func (g *rig) gateway(back *bustest.Network) net.Conn {
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		defer client.Close()
-		(&modbus.Server{Handler: poor{client}}).Serve(ctx, listener)
+		(&modbus.Server{Handler: poor{client, g.full}}).Serve(ctx, listener)
 	}()
 	return closes{ours, cancel}
 }
@@ -238,7 +239,10 @@ func (s *single) Close() error   { s.once.Do(func() { close(s.done) }); return n
 func (s *single) Addr() net.Addr { return &net.TCPAddr{} }
 
 // poor is a gateway's handler.
-type poor struct{ client *modbus.Client }
+type poor struct {
+	client *modbus.Client
+	full   bool
+}
 
 func (p poor) ReadHolding(ctx context.Context, call modbus.Call, address uint16, dst []uint16) error {
 	if err := p.client.ReadHoldingInto(ctx, call.Unit, address, dst); err != nil {
@@ -251,6 +255,9 @@ func (p poor) ReadHolding(ctx context.Context, call modbus.Call, address uint16,
 }
 
 func (p poor) WriteHolding(ctx context.Context, call modbus.Call, address uint16, values []uint16) error {
+	if p.full && address == profile.Base+profile.OffsetData {
+		return modbus.DeviceBusy
+	}
 	return p.client.WriteRegisters(ctx, call.Unit, address, values)
 }
 

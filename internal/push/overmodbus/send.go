@@ -53,6 +53,7 @@ type transfer struct {
 	moved   bool           // a block was acknowledged since the last trouble
 	closed  int            // how often CLOSE was given
 
+	fullSince time.Time // since when no block was taken; zero: the last one was
 	busySince time.Time // since when the device is occupied with somebody else; zero: it is not
 }
 
@@ -79,8 +80,10 @@ func (t *transfer) run(ctx context.Context) error {
 	for {
 		t.moved = false
 		err := t.attempt(ctx)
-		if err == nil || ctx.Err() != nil {
+		if err == nil {
 			t.tell.Stuck(nil)
+		}
+		if err == nil || ctx.Err() != nil {
 			return err
 		}
 		r, busy := errors.AsType[*Refused](err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -238,6 +239,34 @@ func TestBadLines(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A device that is busy for ever is asked for as long as there is time, and a person hears
+// of it.
+func TestBusyForEver(t *testing.T) {
+	release, f := file(t, 2500)
+	bubble(t, "told", func(t *testing.T) {
+		g := newRig(t, release, func(r *rig) { r.poor, r.full = true, true })
+		defer g.end()
+		d := g.master(4)
+		defer d.Close()
+		var told []string
+		begin := time.Now()
+		err := push.Run(t.Context(), d, f, push.Options{StageOnly: true, Timeout: 10 * time.Minute, Tell: func(e push.Event) {
+			if e.Kind == push.KindTrouble || e.Kind == push.KindBack {
+				told = append(told, fmt.Sprintf("%v %s: %s", time.Since(begin).Round(time.Second), e.Kind, e.Error))
+			}
+		}})
+		if !errors.Is(err, push.ErrUnfinished) {
+			t.Errorf("got %v, want %v", err, push.ErrUnfinished)
+		}
+		if len(told) != 1 || !strings.Contains(told[0], "write block 0: the device answers exception 6") {
+			t.Errorf("got told %q, want once that block 0 is not taken", told)
+		}
+		if _, n := g.sent(); n > 3000 {
+			t.Errorf("got %d requests in 10 minutes, want pauses between them", n)
+		}
+	})
 }
 
 // That a line works again is said when it does, and not at the end of the transfer.

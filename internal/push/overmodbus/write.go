@@ -52,7 +52,7 @@ func (t *transfer) write(ctx context.Context, window, most int, limit uint32) er
 		t.blocks.landed(l.number, l.err == nil)
 		switch _, no := errors.AsType[*Refused](l.err); {
 		case l.err == nil:
-			t.moved = true
+			t.moved, t.fullSince = true, time.Time{}
 			t.tell.Stuck(nil)
 			t.tell.Done(t.blocks.done())
 		case no:
@@ -123,6 +123,12 @@ func (t *transfer) refusedBlock(ctx context.Context, err error) error {
 	wait := retryAfter(s.RetryAfter)
 	if u.Exception == modbus.DeviceFailure {
 		wait = time.Second
+	}
+	if now := time.Now(); t.fullSince.IsZero() {
+		t.fullSince = now
+	} else if now.Sub(t.fullSince) >= longPause {
+		wait = max(wait, pollSlow)
+		t.tell.Stuck(u)
 	}
 	return push.Wait(ctx, wait)
 }
