@@ -10,6 +10,7 @@ import (
 	"github.com/interlock-energy/ota"
 	bus "github.com/interlock-energy/ota/bus/modbus"
 	"github.com/interlock-energy/ota/internal/inbox"
+	"github.com/interlock-energy/ota/internal/inbox/standing"
 	"github.com/interlock-energy/ota/source/modbus/profile"
 )
 
@@ -187,7 +188,8 @@ func (s *Source) verifyFile(c profile.Command, st inbox.State) (profile.Result, 
 // task is a question that is answered in the background.
 type task struct {
 	running bool
-	err     error // once it is not
+	err     error          // once it is not
+	state   standing.State // of the update when it was answered
 }
 
 // ask begins a task; nil is one that this device does not offer.
@@ -210,9 +212,10 @@ func (s *Source) ask(question func(context.Context) error) (profile.Result, erro
 	s.work.Go(func() {
 		defer cancel()
 		err := question(ctx)
+		state := standing.Of(s.cfg.Inbox.State(), s.cfg.State(), false).State
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		t.running, t.err = false, err
+		t.running, t.err, t.state = false, err, state
 	})
 	return profile.OK, nil
 }

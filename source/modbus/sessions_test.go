@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/interlock-energy/ota"
 	bus "github.com/interlock-energy/ota/bus/modbus"
 	"github.com/interlock-energy/ota/source/modbus"
 	"github.com/interlock-energy/ota/source/modbus/profile"
@@ -272,6 +273,29 @@ func TestSameNumberMuchLater(t *testing.T) {
 			if asked != tt.asked {
 				t.Errorf("command %d: the gate was asked %d times in all, want %d", i+1, asked, tt.asked)
 			}
+		}
+	})
+}
+
+// The answer of the gate to a PRECHECK does not hide why the update has ended since then.
+func TestPrecheckAndTheEnd(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		rel := newRelease(t)
+		r := newRig(t, rel, func(c *modbus.Config) { c.Precheck = func(context.Context) error { return nil } })
+		m := r.master("192.0.2.1")
+		m.push(rel.Bundle)
+		m.do(m.with(profile.Install))
+		m.do(m.with(profile.Precheck))
+		synctest.Wait()
+		if s := m.status(); s.State != profile.WaitSafe || s.Result != profile.OK {
+			t.Errorf("asked: got %v, %v, want WAIT_SAFE, ok", s.State, s.Result)
+		}
+		err := r.src.Report(t.Context(), ota.Report{ID: "1", Digest: rel.Manifest.Digest, Version: "1.1.0", Result: ota.Failed, Code: ota.ErrFlashWrite, Reason: "worn out"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := m.status(); s.State != profile.Failed || s.Result != profile.Storage {
+			t.Errorf("ended: got %v, %v, want FAILED, storage", s.State, s.Result)
 		}
 	})
 }

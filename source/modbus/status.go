@@ -59,6 +59,9 @@ func (s *Source) view(p peer) view {
 			v.Session = now.id
 		}
 	}
+	if t := s.task; t != nil && !t.running && t.state != u.State && hasEnded(u.State) {
+		s.task = nil // what has ended since then has reasons of its own
+	}
 	if s.task != nil && !s.task.running {
 		w := standing.Why(s.task.err)
 		v.Safety, v.Reasons = profile.Safety(w.Safety), w.Count
@@ -73,6 +76,10 @@ func (s *Source) view(p peer) view {
 		}
 	}
 	return v
+}
+
+func hasEnded(state standing.State) bool {
+	return state == standing.Confirmed || state == standing.RolledBack || state == standing.Failed
 }
 
 // resultFor is why p's last command was refused, or what the last one has come to, or
