@@ -276,3 +276,31 @@ func TestJudgeOnABus(t *testing.T) {
 		}
 	}
 }
+
+// A master that asks for the installation again and again makes the device look now and then: a plant
+// may be suspended for each check.
+func TestWakesOfABusAreSpaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := (&Agent{}).newPushed(requested(t, otatest.NewSigningKey(t).Release(t, "1.1.0", 1000)), nil, false)
+		m := &multi{wake: make(chan struct{}, 1), spacing: 10 * time.Minute, log: slog.New(slog.DiscardHandler)}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go m.passOn(ctx, named{name: "modbus", Source: p}, p.Wake())
+		checks := 0
+		for range 3600 {
+			if err := p.Request(); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			select {
+			case <-m.wake:
+				checks++
+			default:
+			}
+			time.Sleep(time.Second)
+		}
+		if checks < 9 || checks > 12 {
+			t.Errorf("%d checks in an hour, want about ten", checks)
+		}
+	})
+}
