@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -329,7 +330,13 @@ func (s *stage) ask(command control.Command) {
 	c, err := control.Dial(filepath.Join(s.dir, "agent.sock"))
 	s.must(err)
 	defer c.Close()
-	_, _ = c.Command(s.ctx, command, false) // what comes of it is seen in the status
+	for {
+		_, err := c.Command(s.ctx, command, false) // what else comes of it is seen in the status
+		if !errors.Is(err, ota.ErrBusy) {          // a check may be under way
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 // output keeps what a process prints.
