@@ -151,6 +151,8 @@ func (a *Agent) precheck(ctx context.Context, m *ota.Manifest) error {
 	if a.guard == nil {
 		return gate.NoBattery(ctx, m, ota.BeforeWrite)
 	}
+	ctx, cancel := context.WithTimeout(ctx, pollTimeout) // a battery that hangs is no reason to restart the device
+	defer cancel()
 	return a.guard.Would(ctx, m)
 }
 
