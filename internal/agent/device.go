@@ -87,6 +87,12 @@ func (a *Agent) Warnings() (w []string) {
 		if s.AWSIoT != nil && s.AWSIoT.AllowPlain {
 			w = append(w, "aws_iot.allow_plain is true: everybody on the way can take the device's place, and can hide updates")
 		}
+		if s.Modbus != nil && s.Modbus.AllowPlain {
+			w = append(w, "modbus.allow_plain is true: everybody who can send from the allowed addresses may push signed releases, and keep others from it")
+		}
+		if s.CANBus != nil && s.CANBus.AllowOpen {
+			w = append(w, "canbus.allow_open is true: everybody on the bus may push signed releases, and keep others from it")
+		}
 		if s.AWSIoT != nil && len(s.AWSIoT.CodeSigningFiles) > 0 {
 			w = append(w, "aws_iot.code_signing_files is set: raw images under code signing are taken, of which product and version are not signed")
 		}

@@ -51,6 +51,24 @@ func TestOneOwner(t *testing.T) {
 	}
 }
 
+// A bus on which nobody has to show who he is says so, as plain HTTP does.
+func TestOpenBusesWarn(t *testing.T) {
+	for line, want := range map[string]string{
+		"source: {modbus: {listen: ':502', allow_plain: true, allow: [127.0.0.1]}}": "modbus.allow_plain is true",
+		"source: {canbus: {interface: can0, allow_open: true}}":                      "canbus.allow_open is true",
+		"source: {modbus: {serial: {device: /dev/ttyS1}}}":                           "",
+	} {
+		a, err := configured(t, line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := strings.Join(a.Warnings(), "\n")
+		if want != "" && !strings.Contains(all, want) || want == "" && strings.Contains(all, "may push") {
+			t.Errorf("%s: got the warnings %q, want %q", line, all, want)
+		}
+	}
+}
+
 // A configuration that is only checked leaves nothing behind.
 func TestCheckKeepsOutOfTheInbox(t *testing.T) {
 	a, err := configured(t, "source: {modbus: {listen: ':502'}}")
