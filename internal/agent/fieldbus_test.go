@@ -55,8 +55,8 @@ func TestOneOwner(t *testing.T) {
 func TestOpenBusesWarn(t *testing.T) {
 	for line, want := range map[string]string{
 		"source: {modbus: {listen: ':502', allow_plain: true, allow: [127.0.0.1]}}": "modbus.allow_plain is true",
-		"source: {canbus: {interface: can0, allow_open: true}}":                      "canbus.allow_open is true",
-		"source: {modbus: {serial: {device: /dev/ttyS1}}}":                           "",
+		"source: {canbus: {interface: can0, allow_open: true}}":                     "canbus.allow_open is true",
+		"source: {modbus: {serial: {device: /dev/ttyS1}}}":                          "",
 	} {
 		a, err := configured(t, line)
 		if err != nil {
