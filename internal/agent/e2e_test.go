@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"encoding/pem"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -13,6 +14,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,6 +38,10 @@ const patience = 90 * time.Second
 func TestMain(m *testing.M) {
 	if path := os.Getenv("INTERLOCK_TEST_AGENT"); path != "" {
 		os.Exit(agentProcess(path))
+	}
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) { // nobody has chosen
+		flag.Set("test.parallel", "16") // most of these tests wait for a device
 	}
 	os.Exit(m.Run())
 }

@@ -66,6 +66,7 @@ var refused = []struct {
 // everything that can be wrong with it, each with its own reason; and goes on in the
 // end. The server, the agent and the protocols are real, the battery is simulated.
 func TestPlant(t *testing.T) {
+	t.Parallel()
 	for _, bus := range buses {
 		t.Run(bus.name, func(t *testing.T) {
 			t.Parallel()
@@ -148,6 +149,7 @@ func TestPlant(t *testing.T) {
 // quiescing the converter and resuming it. Its next start leaves the plant as it was
 // found, at work, and the update ends all the same.
 func TestKilledWhileQuiesced(t *testing.T) {
+	t.Parallel()
 	for _, moment := range []struct {
 		name string
 		now  func(m battery.Measurement, started bool) bool
