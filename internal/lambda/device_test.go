@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -530,18 +531,20 @@ func TestPollInterval(t *testing.T) {
 
 // A function that Lambda is about to stop answers before that.
 func TestDeadline(t *testing.T) {
-	hangs := hanging{}
-	f, err := lambda.New(lambda.Config{Bucket: bucket.New(hangs), Objects: hangs, URLs: &signer{}, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond) // of which 500 ms are kept
-	defer cancel()
-	w := httptest.NewRecorder()
-	f.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", "/firmware", nil))
-	if w.Code != 503 || ctx.Err() != nil {
-		t.Errorf("%d, after the end: %v; want a 503 before it", w.Code, ctx.Err())
-	}
+	synctest.Test(t, func(t *testing.T) {
+		hangs := hanging{}
+		f, err := lambda.New(lambda.Config{Bucket: bucket.New(hangs), Objects: hangs, URLs: &signer{}, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond) // of which 500 ms are kept
+		defer cancel()
+		w := httptest.NewRecorder()
+		f.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", "/firmware", nil))
+		if w.Code != 503 || ctx.Err() != nil {
+			t.Errorf("%d, after the end: %v; want a 503 before it", w.Code, ctx.Err())
+		}
+	})
 }
 
 // hanging is a store that answers only when nobody waits any more.
