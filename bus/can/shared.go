@@ -32,6 +32,7 @@ type Shared struct {
 
 // SharedConfig says what is shared.
 type SharedConfig struct {
+	Name  string                             // for people, for example /dev/ttyACM0
 	Open  func(context.Context) (Bus, error) // the link; called again after it was lost
 	Retry time.Duration                      // from an attempt that did not last to the next, and twice that after each, up to 8 times; 0: 1 s
 }
@@ -81,6 +82,9 @@ func NewShared(c SharedConfig) *Shared {
 	}
 	return &Shared{config: c}
 }
+
+// String is the link's name.
+func (s *Shared) String() string { return s.config.Name }
 
 // Join adds a user, and opens the link if there is none. It waits until the link is open, or
 // until that was tried without success. A user whose link was lost joins anew.

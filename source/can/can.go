@@ -181,13 +181,13 @@ func (cfg *Config) kernel(conn isotp.Conn) (*lines, error) {
 // check wants exactly one way to the bus.
 func (l Link) check() error {
 	n := 0
-	for _, given := range []bool{l.Interface != "", l.SLCAN != "", l.TCP != "", l.Open != nil} {
+	for _, given := range []bool{l.Interface != "", l.SLCAN != "", l.TCP != "", l.Shared != nil, l.Open != nil} {
 		if given {
 			n++
 		}
 	}
 	if n != 1 {
-		return fmt.Errorf("%d ways to the bus are given, want one: an interface, a serial adapter, a TCP converter or a function that opens it", n)
+		return fmt.Errorf("%d ways to the bus are given, want one: an interface, a serial adapter, a TCP converter, a shared link or a function that opens it", n)
 	}
 	return nil
 }
@@ -195,6 +195,9 @@ func (l Link) check() error {
 func (l Link) name() string {
 	if name := l.Interface + l.SLCAN + l.TCP; name != "" {
 		return name
+	}
+	if l.Shared != nil {
+		return l.Shared.String()
 	}
 	return "given"
 }
@@ -204,6 +207,8 @@ func (l Link) open(ctx context.Context, cfg *Config) (bus.Bus, error) {
 	switch {
 	case l.Open != nil:
 		return l.Open(ctx)
+	case l.Shared != nil:
+		return l.Shared.Join(ctx, bus.UserConfig{Filters: cfg.filters(), Pace: cfg.rate()})
 	case l.Interface != "":
 		return bus.DialSocketCAN(l.Interface, cfg.filters())
 	case l.TCP != "":

@@ -79,6 +79,11 @@ type Link struct {
 	Silent    bool   // that adapter answers to nothing
 	TCP       string // host:port of a converter with frames of 13 bytes
 
+	// Shared is a link that has other users, too: a battery's reader, for instance. Baud is then
+	// that of a serial line that it goes over, if the line really has that speed; 0: it does not
+	// limit what goes over it.
+	Shared *bus.Shared
+
 	// Open returns another kind of bus. It is called again after the bus was lost, and
 	// owns nothing of an earlier one, which is closed.
 	Open func(context.Context) (bus.Bus, error)

@@ -19,13 +19,22 @@ const (
 	longest29 = 131 + (118-1)/4
 )
 
-// frame is how long one frame is on the bus at most.
+// longestLine is in characters: a frame of 29 bits with eight bytes, as SLCAN has it, and its CR;
+// a character has ten bits on the line.
+const longestLine = 1 + 8 + 1 + 16 + 1
+
+// frame is how long one frame is on the bus at most, or on the serial line to it if that takes longer and
+// is shared: what waits there in front of a frame of the battery keeps it as the bus would.
 func (cfg *Config) frame() time.Duration {
 	bits := time.Duration(longest29)
 	if cfg.eleven() {
 		bits = longest11
 	}
-	return bits * time.Second / time.Duration(cfg.Bitrate)
+	took := bits * time.Second / time.Duration(cfg.Bitrate)
+	if l := cfg.Link; l.Shared != nil && l.Baud > 0 {
+		took = max(took, longestLine*10*time.Second/time.Duration(l.Baud))
+	}
+	return took
 }
 
 // pause is the STmin that testers are asked for. Of a block of BS frames, BS-1 have the
