@@ -39,7 +39,7 @@ func (m *Manager) activate(ctx context.Context, r Record, b Boot) (Record, error
 			}
 			m.tried = r.Attempt
 		}
-		m.explain(StatusApplying, "takes effect at the next restart")
+		m.explain(StatusApplying, "takes effect at the next restart", time.Time{})
 		return r, errWaiting
 	}
 	if m.rebooting.IsZero() {

@@ -175,6 +175,7 @@ type Snapshot struct {
 	Update  *Update `json:"update,omitempty"` // what is being installed, or could be
 	Back    bool    `json:"back,omitempty"`   // Update is an asked-for return to the previous release
 	Done    int64   `json:"done"`             // bytes of Update verified and written
+	Course  Course  `json:"course,omitzero"`  // how Update goes, beyond its bytes
 	Last    *Report `json:"last,omitempty"`   // how the last update ended
 	Unsent  int     `json:"unsent"`           // reports that the source has not confirmed
 
@@ -186,6 +187,30 @@ type Snapshot struct {
 	Skipped     []Skipped `json:"skipped,omitempty"`
 
 	Bootloader Rollback `json:"bootloader"` // whether this unit comes back by itself
+}
+
+// Course is how the update in hand goes, in numbers that bars and countdowns are made of.
+// Each is 0 as long as it is not known. Names in its JSON never change.
+type Course struct {
+	// Try is which try of the update this is, from 1: how often the device was restarted
+	// into it, the next restart included while that is still to come. Attempts to fetch are
+	// not counted, nor is a restart that was called off.
+	Try int `json:"try,omitempty"`
+
+	// SecondsLeft, rounded up, is until the present status is over if nothing changes: the
+	// image written at the pace so far, a gate's wait that ends by itself (see
+	// [Refusal.Ready]), a trial proven or, while something is wrong with it, given up; the
+	// same for a soak and its symptoms. Time that is set does not change it, except for a
+	// gate that goes by the clock on the wall.
+	SecondsLeft int64 `json:"seconds_left,omitempty"`
+
+	// ImagesDone is how many images of the release, in the manifest's order, were written
+	// and read back.
+	ImagesDone int `json:"images_done,omitempty"`
+
+	// FailedImage is at which image, from 1 in the manifest's order, the update has just
+	// failed, if it was one.
+	FailedImage int `json:"failed_image,omitempty"`
 }
 
 // Update is a release for people and user interfaces.

@@ -42,23 +42,35 @@ func (m *Manager) fetch(ctx context.Context, r *Record) error {
 	m.set(StatusDownloading, nil)
 	ctx, done := m.interruptible(ctx)
 	defer done()
+	m.imagesDone(0)
+	m.paceBytes, m.paceTook = 0, 0
 	var before int64
 	for i := range r.Release.Images {
 		im := &r.Release.Images[i]
 		if err := m.fetchImage(ctx, r, im, before); err != nil {
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)
-			} else if !giveUp(err) {
+			} else if err = (imageError{i + 1, err}); !giveUp(err) {
 				m.failed(err)
 				m.checkDue = true // the release may have been replaced or withdrawn
 			}
 			return fmt.Errorf("fetch %s of release %s: %w", im.Component, r.Release.Version, err)
 		}
 		before += im.Size
+		m.imagesDone(i + 1)
 	}
 	m.verified = r.Digest + " " + r.Slot
 	return nil
 }
+
+// An imageError is what went wrong with image n of the release, from 1.
+type imageError struct {
+	n   int
+	err error
+}
+
+func (e imageError) Error() string { return e.err.Error() }
+func (e imageError) Unwrap() error { return e.err }
 
 func (m *Manager) fetchImage(ctx context.Context, r *Record, im *Image, before int64) error {
 	t := &transfer{m: m, r: r, im: im, before: before, buf: make([]byte, im.ChunkSize)}
@@ -132,6 +144,23 @@ func (t *transfer) want(at int64) Hash { return t.im.Chunks[at/t.im.ChunkSize] }
 
 func (t *transfer) progress() { t.m.progress(t.before+t.have, t.r.Release) }
 
+// paceAfter is how long images must have been written before it is told from that how long
+// the rest takes: the first chunks are read ahead, and go into a cache.
+const paceAfter = 2 * time.Second
+
+// pace notes that a chunk took so long to be read and written, and tells when all are
+// there if the rest takes as long as those of this attempt so far. Images that were there
+// before, or are looked at before anything is written, say nothing about that.
+func (t *transfer) pace(bytes int, took time.Duration) {
+	m := t.m
+	m.paceBytes, m.paceTook = m.paceBytes+int64(bytes), m.paceTook+took
+	if m.paceTook < paceAfter {
+		return
+	}
+	rest := t.r.Release.Size() - t.before - t.have
+	m.readyAt(time.Now().Add(time.Duration(float64(m.paceTook) / float64(m.paceBytes) * float64(rest))))
+}
+
 // run transfers until the image is whole. Failures in a row without a new chunk
 // in between are counted; a pause lies between them.
 func (t *transfer) run(ctx context.Context) error {
@@ -195,7 +224,8 @@ func (t *transfer) stream(ctx context.Context) error {
 			return err
 		}
 	}
-	for t.have < t.im.Size {
+	defer t.m.readyAt(time.Time{}) // whatever comes next, it is no writing at this pace
+	for began := time.Now(); t.have < t.im.Size; began = time.Now() {
 		chunk, err := t.read(ctx, in, t.have)
 		if err != nil {
 			return err
@@ -209,6 +239,7 @@ func (t *transfer) stream(ctx context.Context) error {
 				return err
 			}
 		}
+		t.pace(len(chunk), time.Since(began))
 		t.progress()
 	}
 	return t.sync()
@@ -312,7 +343,7 @@ func (m *Manager) verifyStaged(ctx context.Context, r Record) error {
 		err = m.readBack(ctx, s, im)
 		s.Close()
 		if err != nil {
-			return fmt.Errorf("verify slot %s: %w", r.Slot, err)
+			return fmt.Errorf("verify slot %s: %w", r.Slot, imageError{i + 1, err})
 		}
 	}
 	m.verified = key

@@ -26,6 +26,7 @@ type Manager struct {
 
 	mu      sync.Mutex
 	snap    Snapshot                // what Snapshot returns
+	ready   time.Time               // when the present status is over if nothing changes; zero: not known
 	cancel  context.CancelCauseFunc // ends the check or transfer under way, if any
 	stopped bool                    // Run has ended
 	aborts  int                     // commands to abort that Run has not taken yet
@@ -67,6 +68,8 @@ type Manager struct {
 	untold        bool          // the bootloader would not try the old slot for one
 	unquiet       error         // of the last Suspend for one
 	quiet         bool          // Suspend has returned in this process, and Resume was not called since
+	paceBytes     int64         // written in this transfer
+	paceTook      time.Duration // for that
 }
 
 // New returns a manager. It touches neither slots nor network.

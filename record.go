@@ -105,6 +105,10 @@ type Report struct {
 	Reason  string    `json:"reason,omitempty"`
 	Time    time.Time `json:"time"` // by the device's clock
 
+	// FailedImage is at which image, from 1 in the manifest's order, fetching or reading
+	// back ended the update; 0: at none. Firmware that is not healthy names no image.
+	FailedImage int `json:"failed_image,omitempty"`
+
 	// Evidence is the head hash of what the device has written down about this update,
 	// if it does: noted elsewhere, it shows that nobody has changed that since.
 	Evidence string `json:"evidence,omitempty"`

@@ -28,6 +28,9 @@ func (m *Manager) end(r Record, b Boot, result Result, err error) Record {
 	if err != nil {
 		rep.Reason = err.Error()
 	}
+	if at, ok := errors.AsType[imageError](err); ok {
+		rep.FailedImage = at.n
+	}
 	was := r
 	r = r.idle()
 	r.Last = &rep

@@ -60,12 +60,12 @@ func (m *Manager) soak(ctx context.Context, r Record, b Boot) (Record, error) {
 	case err == nil && known && over >= m.cfg.SoakTime:
 		return m.soaked(ctx, r, b)
 	case err == nil:
-		m.explain(StatusTrial, fmt.Sprintf("marked good, watched for %v of %v", over.Truncate(time.Second), m.cfg.SoakTime))
+		m.explain(StatusTrial, fmt.Sprintf("marked good, watched for %v of %v", over.Truncate(time.Second), m.cfg.SoakTime), m.soakStart.Add(m.cfg.SoakTime-m.soakedBefore))
 		return r, errWaiting
 	case m.cfg.NoRollback:
 		return r, fmt.Errorf("a symptom, and automatic rollback is switched off: %w", err)
 	case time.Since(m.symptomSince) < m.cfg.SymptomTime:
-		return r, err
+		return r, until{err, m.symptomSince.Add(m.cfg.SymptomTime)}
 	}
 	r = m.condemn(r, err)
 	if err := m.save(r); err != nil {
@@ -250,7 +250,7 @@ func (m *Manager) held(r Record, err error) error {
 		why += m.unquiet.Error() + "; "
 	}
 	if ref, ok := errors.AsType[*Refusal](err); ok {
-		return &Refusal{ref.Code, why + ref.Reason, ref.Signals, ref.Causes}
+		return &Refusal{ref.Code, why + ref.Reason, ref.Signals, ref.Causes, ref.Ready}
 	}
 	return fmt.Errorf("%s%w", why, err)
 }

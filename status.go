@@ -136,6 +136,7 @@ type Refusal struct {
 	Reason  string    // for people, with numbers: "state of charge 22.0 %, want at least 30 %"
 	Signals []Signal  // what the decision was made on
 	Causes  []Cause   // what is wrong, for programs; none: only Reason says it
+	Ready   time.Time // when it is over by itself, if all else stays as it is; zero: not known
 }
 
 // A Cause is a kind of reason for a refusal, so that programs need not read texts.

@@ -45,14 +45,15 @@ func (m *Manager) trial(ctx context.Context, r Record, b Boot) (Record, error) {
 		return m.proven(ctx, r, b)
 	}
 	if err == nil {
-		m.explain(StatusTrial, fmt.Sprintf("healthy for %.0f s of %.0f s", time.Since(m.healthySince).Truncate(time.Second).Seconds(), m.cfg.ValidationTime.Seconds()))
+		m.explain(StatusTrial, fmt.Sprintf("healthy for %.0f s of %.0f s", time.Since(m.healthySince).Truncate(time.Second).Seconds(), m.cfg.ValidationTime.Seconds()),
+			m.healthySince.Add(m.cfg.ValidationTime))
 		return r, errWaiting
 	}
 	if m.cfg.NoRollback {
 		return r, fmt.Errorf("not healthy, and automatic rollback is switched off: %w", err)
 	}
 	if time.Since(m.trialStart) < m.cfg.RollbackTimeout {
-		return r, err
+		return r, until{err, m.trialStart.Add(m.cfg.RollbackTimeout)}
 	}
 	return m.giveBack(r, fmt.Errorf("not healthy within %v: %w", m.cfg.RollbackTimeout, err)), nil
 }
