@@ -22,6 +22,7 @@
 //   - A request is sent again only if that does no harm: see [Config.RepeatWrites].
 //   - A server's memory is bounded, whatever its clients do: connections, frame sizes,
 //     slow readers, idle ones.
+//   - A panic of a server's handler ends that request alone ([Server.Crashes]).
 //
 // There is no policy here: who may write what is the handler's decision, for which it is
 // told who asks ([Call]). Nothing that came over plain Modbus can be trusted: neither

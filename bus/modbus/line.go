@@ -6,6 +6,8 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"github.com/interlock-energy/ota/bus/crash"
 )
 
 // line reads a serial line all the time, so that waiting for bytes can be given up
@@ -30,28 +32,34 @@ func newLine(rwc io.ReadWriteCloser) *line {
 
 // pump ends when the line does, which Close brings about.
 func (l *line) pump() {
+	defer (*crash.Log)(nil).Catch("read a serial line", func(err error) { l.close(err); l.put(nil, err) })
 	var b [maxRTU]byte
 	for {
 		n, err := l.rwc.Read(b[:])
-		l.mu.Lock()
-		if n > len(l.buf)-l.n {
-			l.n = 0 // nobody has listened for four frames: this is noise
-		}
-		l.n += copy(l.buf[l.n:], b[:n])
-		if n > 0 {
-			l.last = time.Now()
-		}
-		if err != nil && l.err == nil {
-			l.err = err
-		}
-		l.mu.Unlock()
-		select {
-		case l.ready <- struct{}{}:
-		default:
-		}
+		l.put(b[:n], err)
 		if err != nil {
 			return
 		}
+	}
+}
+
+// put takes what was read.
+func (l *line) put(b []byte, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(b) > len(l.buf)-l.n {
+		l.n = 0 // nobody has listened for four frames: this is noise
+	}
+	l.n += copy(l.buf[l.n:], b)
+	if len(b) > 0 {
+		l.last = time.Now()
+	}
+	if err != nil && l.err == nil {
+		l.err = err
+	}
+	select {
+	case l.ready <- struct{}{}:
+	default:
 	}
 }
 
@@ -110,6 +118,7 @@ func (l *line) write(ctx context.Context, frame []byte, limit time.Duration) err
 	frame = append([]byte(nil), frame...) // the line may hold on to it after we gave up
 	done := make(chan error, 1)
 	go func() {
+		defer (*crash.Log)(nil).Catch("write to a serial line", func(err error) { done <- err })
 		_, err := l.rwc.Write(frame)
 		done <- err
 	}()

@@ -2,8 +2,14 @@ package modbus
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 )
+
+// doing is for the log: no more of a request than what it asks for.
+func doing(call Call, pdu []byte) string {
+	return "serve Modbus request " + hex.EncodeToString(pdu[:min(len(pdu), 16)]) + " over " + string(call.Transport)
+}
 
 // scratch is what answering needs room for, once for each connection.
 type scratch struct {
@@ -22,14 +28,19 @@ func serves(h any) bool {
 	return false
 }
 
-// answer asks the handler and returns the answer's PDU, a view of the scratch.
-func (s *Server) answer(ctx context.Context, call Call, pdu []byte, room *scratch) []byte {
+// answer asks the handler and returns the answer's PDU, a view of the scratch. Of a panic nothing
+// is left but the exception: the next request of the same connection finds the scratch as any other.
+func (s *Server) answer(ctx context.Context, call Call, pdu []byte, room *scratch) (answer []byte) {
+	if len(pdu) > 0 {
+		call.Function = Function(pdu[0])
+	}
+	defer s.Crashes.Catch(doing(call, pdu), func(error) {
+		answer = AppendException(room.answer[:0], call.Function, DeviceFailure)
+	})
 	request, err := ParseRequest(pdu)
-	call.Function = request.Function
 	if err == nil && s.Authorize != nil && !s.Authorize(call) {
 		err = IllegalFunction
 	}
-	var answer []byte
 	if err == nil {
 		answer, err = s.handle(ctx, call, request, pdu, room)
 	}

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/interlock-energy/ota/bus/crash"
 )
 
 // Server answers requests. Only Handler is needed.
@@ -34,6 +36,11 @@ type Server struct {
 	// Baud and Echo describe the RTU line: see Config.
 	Baud int
 	Echo bool
+
+	// Crashes keeps account of panics, of the handler above all; nil: the process's. The request
+	// is answered with exception 4, and its connection goes on: the frame was whole, and nothing
+	// of a request is kept for the next one. What else panics closes its connection, or line.
+	Crashes *crash.Log
 }
 
 // evictable is for how long a connection must have asked nothing to make room for a
@@ -83,6 +90,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		}
 		go func() {
 			defer clients.remove(c)
+			defer s.Crashes.Catch("serve a Modbus connection", nil)
 			s.serveTCP(ctx, c)
 		}()
 	}
@@ -276,7 +284,7 @@ func (s *Server) ServeRTU(ctx context.Context, rwc io.ReadWriteCloser, units ...
 	defer l.close(ErrClosed)
 	r := rtuServer{Server: s, line: l, units: units}
 	r.frames.lengths = r.lengths
-	err := r.serve(ctx)
+	err := r.guarded(ctx)
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -298,6 +306,12 @@ func (r *rtuServer) lengths(b []byte) (int, int) {
 		return rtuRequest(b), unknown
 	}
 	return rtuRequest(b), rtuAnswer(b)
+}
+
+// guarded is serve; a panic breaks the line.
+func (r *rtuServer) guarded(ctx context.Context) (err error) {
+	defer r.Crashes.Catch("serve a Modbus line", func(e error) { err = e })
+	return r.serve(ctx)
 }
 
 func (r *rtuServer) serve(ctx context.Context) error {
