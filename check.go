@@ -67,7 +67,7 @@ func (m *Manager) checkQuiet(ctx context.Context, r Record, b Boot, install bool
 			return r, err
 		}
 	}
-	signed, err := m.latest(ctx)
+	signed, err := m.latest(ctx, &r)
 	if errors.Is(err, ErrNoUpdate) && r.State == Available || errors.Is(err, ErrWithdrawn) && r.State != Idle {
 		m.cfg.Log.Info("release was withdrawn", "version", r.Release.Version)
 		r = r.idle()
@@ -119,8 +119,8 @@ func newAttempt() string {
 }
 
 // latest asks the source, and again when the network or the server fails.
-func (m *Manager) latest(ctx context.Context) (signed []byte, err error) {
-	ctx, done := m.interruptible(ctx)
+func (m *Manager) latest(ctx context.Context, r *Record) (signed []byte, err error) {
+	ctx, done := m.interruptible(ctx, r)
 	defer done()
 	for try := 0; ; try++ {
 		attempt, cancel := context.WithTimeout(ctx, m.cfg.StallTimeout)

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // A Call is a command under way. Commands return at once; Wait waits.
 type Call struct {
 	op   op
+	of   string // Withdraw: the digest of the release that it is about; "": of any
 	done chan struct{}
 	err  error
 	over func(r Record, err error) (bool, error) // judged after each step
@@ -23,6 +25,7 @@ const (
 	opAbort
 	opConfirm
 	opRollBack
+	opWithdraw
 )
 
 // Wait returns how the command ended, or ctx's error; the command goes on then.
@@ -59,6 +62,12 @@ func (m *Manager) Apply() *Call { return m.post(opApply) }
 // skipped until Install asks for it.
 func (m *Manager) Abort() *Call { return m.post(opAbort) }
 
+// Withdraw gives the update up, as Abort does, if it is to the release with this digest and
+// is not being activated yet: it is for who asks from afar, and cannot see whether another release
+// has taken the place of the one that is meant. Wait returns [ErrNoUpdate] if that
+// release is not under way, and [ErrBusy] if it is too late. Both change nothing.
+func (m *Manager) Withdraw(digest string) *Call { return m.postOf(opWithdraw, digest) }
+
 // Confirm marks the firmware on trial good, whatever Healthy says. A soak follows, if
 // there is to be one; in the soak, Confirm ends it well, whatever Symptom says.
 func (m *Manager) Confirm() *Call { return m.post(opConfirm) }
@@ -69,21 +78,23 @@ func (m *Manager) Confirm() *Call { return m.post(opConfirm) }
 // restart follows as soon as it may.
 func (m *Manager) RollBack() *Call { return m.post(opRollBack) }
 
-func (m *Manager) post(o op) *Call {
-	c := &Call{op: o, done: make(chan struct{})}
+func (m *Manager) post(o op) *Call { return m.postOf(o, "") }
+
+func (m *Manager) postOf(o op, digest string) *Call {
+	c := &Call{op: o, of: digest, done: make(chan struct{})}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
 	case m.stopped:
 		c.end(ErrStopped)
-	case m.cancel != nil && o != opAbort:
+	case m.cancel != nil && !c.givesUp():
 		c.end(fmt.Errorf("%w: %s", ErrBusy, m.snap.Status))
 	default:
 		select {
 		case m.calls <- c:
-			if o == opAbort {
-				m.aborts++
-				if m.cancel != nil {
+			if c.givesUp() {
+				m.aborts = append(m.aborts, c)
+				if m.cancel != nil && c.meant(m.cancels) {
 					m.cancel(ErrAborted)
 				}
 			}
@@ -93,6 +104,13 @@ func (m *Manager) post(o op) *Call {
 	}
 	return c
 }
+
+// givesUp reports whether the command ends an update.
+func (c *Call) givesUp() bool { return c.op == opAbort || c.op == opWithdraw }
+
+// meant reports whether a command that ends an update is about the release with this digest, "" if
+// there is none.
+func (c *Call) meant(digest string) bool { return c.op == opAbort || digest != "" && c.of == digest }
 
 // stop answers whoever still waits.
 func (m *Manager) stop() {
@@ -113,9 +131,9 @@ func (m *Manager) stop() {
 // take carries out the immediate part of a command. What takes longer is done by
 // the steps that follow, and judged after each.
 func (m *Manager) take(ctx context.Context, c *Call) {
-	if c.op == opAbort {
+	if c.givesUp() {
 		m.mu.Lock()
-		m.aborts--
+		m.aborts = slices.DeleteFunc(m.aborts, func(a *Call) bool { return a == c })
 		m.mu.Unlock()
 	}
 	r, b, err := m.load(ctx)
@@ -131,6 +149,8 @@ func (m *Manager) take(ctx context.Context, c *Call) {
 		err = m.takeConsent(&r, c)
 	case opAbort:
 		err = m.takeAbort(&r, b, c)
+	case opWithdraw:
+		err = m.takeWithdraw(&r, b, c)
 	case opConfirm:
 		if !m.strayStart.IsZero() { // on trial, and the record does not know
 			m.confirmed = true
@@ -286,6 +306,17 @@ func (m *Manager) takeAbort(r *Record, b Boot, c *Call) error {
 	default:
 		return fmt.Errorf("abort: %w: the restart is under way or done; use roll back", ErrBusy)
 	}
+	return nil
+}
+
+func (m *Manager) takeWithdraw(r *Record, b Boot, c *Call) error {
+	switch {
+	case r.State == Idle || r.Digest != c.of || r.Back:
+		return fmt.Errorf("withdraw: %w: the release is not under way", ErrNoUpdate)
+	case !checkable(*r):
+		return fmt.Errorf("withdraw release %s: %w: the restart into it is under way or done", r.Release.Version, ErrBusy)
+	}
+	*r = m.end(*r, b, Aborted, ErrAborted)
 	return nil
 }
 

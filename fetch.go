@@ -40,7 +40,7 @@ func (m *Manager) fetch(ctx context.Context, r *Record) error {
 		}
 	}
 	m.set(StatusDownloading, nil)
-	ctx, done := m.interruptible(ctx)
+	ctx, done := m.interruptible(ctx, r)
 	defer done()
 	m.imagesDone(0)
 	m.paceBytes, m.paceTook = 0, 0

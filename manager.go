@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,7 +30,8 @@ type Manager struct {
 	ready   time.Time               // when the present status is over if nothing changes; zero: not known
 	cancel  context.CancelCauseFunc // ends the check or transfer under way, if any
 	stopped bool                    // Run has ended
-	aborts  int                     // commands to abort that Run has not taken yet
+	cancels string                  // the digest of the release that cancel is about, "": none is under way
+	aborts  []*Call                 // commands to give up that Run has not taken yet
 
 	// What follows belongs to the goroutine in Run, and is forgotten with the process.
 	stored        *Record // as the store has it; nil: not known
@@ -245,19 +247,19 @@ func (m *Manager) sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// interruptible returns a context that Abort ends. Only checks and transfers
-// have one: everything after them is short, or must not be left half-done.
-func (m *Manager) interruptible(ctx context.Context) (context.Context, func()) {
+// interruptible returns a context that Abort ends, and Withdraw of the release that r is about. Only
+// checks and transfers have one: everything after them is short, or must not be left half-done.
+func (m *Manager) interruptible(ctx context.Context, r *Record) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	m.mu.Lock()
-	m.cancel = cancel
-	if m.aborts > 0 { // asked for before there was anything to cancel
+	m.cancel, m.cancels = cancel, r.Digest
+	if slices.ContainsFunc(m.aborts, func(c *Call) bool { return c.meant(r.Digest) }) { // asked for before there was anything to cancel
 		cancel(ErrAborted)
 	}
 	m.mu.Unlock()
 	return ctx, func() {
 		m.mu.Lock()
-		m.cancel = nil
+		m.cancel, m.cancels = nil, ""
 		m.mu.Unlock()
 		cancel(nil)
 	}

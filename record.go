@@ -103,7 +103,8 @@ type Report struct {
 	Result  Result    `json:"result"`
 	Code    ErrorCode `json:"code"`
 	Reason  string    `json:"reason,omitempty"`
-	Time    time.Time `json:"time"` // by the device's clock
+	Tried   bool      `json:"tried,omitempty"` // the device has restarted into the release: all its hashes were right
+	Time    time.Time `json:"time"`            // by the device's clock
 
 	// FailedImage is at which image, from 1 in the manifest's order, fetching or reading
 	// back ended the update; 0: at none. Firmware that is not healthy names no image.

@@ -24,7 +24,8 @@ func (r Record) idle() Record {
 // itself, so that neither can be lost without the other.
 func (m *Manager) end(r Record, b Boot, result Result, err error) Record {
 	rep := Report{ID: r.Attempt, Digest: r.Digest, Version: r.Release.Version, From: r.From, Running: m.cfg.Version,
-		Result: result, Code: CodeOf(err), Time: m.now(r).UTC().Truncate(time.Second)}
+		Result: result, Code: CodeOf(err), Time: m.now(r).UTC().Truncate(time.Second),
+		Tried: r.FellBack || r.State == Trial || r.State == Soak || r.State == RollBack}
 	if err != nil {
 		rep.Reason = err.Error()
 	}
@@ -121,7 +122,7 @@ func (m *Manager) reconcile(r Record, b Boot) (Record, bool) {
 		gone := r.Running
 		reason := fmt.Sprintf("slot %s with version %s booted, although slot %s with version %s was marked good", b.Slot, m.cfg.Version, gone.Slot, gone.Version)
 		m.cfg.Log.Error("the bootloader went back by itself", "error", reason)
-		rep := Report{ID: fmt.Sprintf("late-%.16s-%.32s", gone.Digest, b.ID), Digest: gone.Digest, Version: gone.Version, From: gone.Version,
+		rep := Report{ID: fmt.Sprintf("late-%.16s-%.32s", gone.Digest, b.ID), Digest: gone.Digest, Version: gone.Version, From: gone.Version, Tried: true,
 			Running: m.cfg.Version, Result: Lost, Code: ErrInternal, Reason: reason, Time: m.now(r).UTC().Truncate(time.Second)}
 		r.Unsent = append(r.Unsent[:len(r.Unsent):len(r.Unsent)], rep)
 		r.Last = &rep
