@@ -19,8 +19,8 @@ import (
 // others do not receive: whoever listens hears what others on the bus say.
 //
 // The link is opened by the first user and closed by the last. When it is lost, all users
-// hear why, and none of them lives on: they join again, and whoever comes first opens it
-// for all. Attempts are a pause apart, which grows as long as they fail.
+// hear why, and none of them lives on, unless it heals: they join again, and whoever comes first
+// opens it for all. Attempts are a pause apart, which grows as long as they fail.
 type Shared struct {
 	config SharedConfig
 
@@ -35,6 +35,10 @@ type SharedConfig struct {
 	Name  string                             // for people, for example /dev/ttyACM0
 	Open  func(context.Context) (Bus, error) // the link; called again after it was lost
 	Retry time.Duration                      // from an attempt that did not last to the next, and twice that after each, up to 8 times; 0: 1 s
+
+	// Heals says that the link comes back by itself after [ErrDown], as a [TCP13] does: users
+	// hear of it once, and stay.
+	Heals bool
 }
 
 // UserConfig says what a user of a shared link may do. The zero value hears everything and
@@ -58,7 +62,8 @@ type life struct {
 	err   error // why it is no more, from the moment when that is certain
 }
 
-// User is one of those who share a link. It is a [Bus]; a link that was lost stays lost.
+// User is one of those who share a link. It is a [Bus]; a link that was lost stays lost,
+// unless it heals.
 type User struct {
 	shared *Shared
 	life   *life
@@ -82,6 +87,9 @@ func NewShared(c SharedConfig) *Shared {
 	}
 	return &Shared{config: c}
 }
+
+// Heals reports whether the link comes back by itself, so that its users stay.
+func (s *Shared) Heals() bool { return s.config.Heals }
 
 // String is the link's name.
 func (s *Shared) String() string { return s.config.Name }
@@ -201,7 +209,7 @@ func (s *Shared) listen(ctx context.Context, l *life, link Bus) error {
 		switch {
 		case ctx.Err() != nil:
 			return ErrClosed
-		case err != nil && !errors.Is(err, ErrBusOff):
+		case err != nil && !errors.Is(err, ErrBusOff) && !(s.config.Heals && errors.Is(err, ErrDown)):
 			return err
 		}
 		s.mu.Lock()

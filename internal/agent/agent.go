@@ -81,6 +81,7 @@ type Agent struct {
 	dog         *watchdog.Keeper // nil: no hardware watchdog
 
 	links     links              // to the plant
+	adapters  adapters           // to CAN buses
 	listeners []*bmscan.Listener // to its buses
 	poller    *bms.Poller        // nil: the battery is read when it is asked
 
@@ -167,6 +168,9 @@ func (a *Agent) fill() (err error) {
 		return fmt.Errorf("soak.checks, %w", err)
 	}
 	if a.plant, err = a.newPlant(); err != nil {
+		return err
+	}
+	if err = a.checkLines(); err != nil {
 		return err
 	}
 	if err = a.makeSlots(); err != nil {

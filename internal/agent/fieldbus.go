@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -171,16 +172,11 @@ func (a *Agent) newCANServer(c *CANServer, version string, check bool) (src ota.
 		Bitrate: c.Bitrate, BlockSize: c.BlockSize, STmin: time.Duration(c.STmin), Share: c.BusShare, AllowOpen: c.AllowOpen,
 		Inbox: box, MaxSize: c.MaxFile, State: a.checkin, Precheck: a.precheckFor(box), StateDir: filepath.Join(a.cfg.StateDir, "canbus"),
 		Evidence: a.evidenceHash, Log: a.log, Now: a.now}
-	cfg.Link.Interface, cfg.Link.TCP = c.Interface, c.TCP
-	if s := c.SLCAN; s != nil {
-		if s.Device == "" {
-			return nil, errors.New("slcan.device is missing, for example /dev/ttyACM0")
-		}
-		if other := a.onLine(s.Device, "canbus"); other != "" {
-			return nil, fmt.Errorf("slcan.device: %s uses %s, too; a serial line has one owner: let Linux have the adapter (slcand), and use its interface in both", other, s.Device)
-		}
-		cfg.Link.SLCAN, cfg.Link.Baud, cfg.Link.Silent = s.Device, s.Baud, s.NeverAnswers
-		cfg.Bitrate = orDefault(cfg.Bitrate, s.Bitrate)
+	if cfg.Link, err = a.canLink(c); err != nil {
+		return nil, err
+	}
+	if c.SLCAN != nil {
+		cfg.Bitrate = orDefault(c.Bitrate, c.SLCAN.Bitrate)
 	}
 	for _, b := range []struct {
 		key   string
@@ -201,6 +197,28 @@ func (a *Agent) newCANServer(c *CANServer, version string, check bool) (src ota.
 	}
 	return a.newPushed(box, server.Run, check), nil
 }
+
+// canLink is the source's way to its bus.
+func (a *Agent) canLink(c *CANServer) (link sourcecan.Link, err error) {
+	if err := oneWay(c.Interface, c.SLCAN, c.TCP); err != nil {
+		return link, err
+	}
+	if c.Interface != "" {
+		link.Interface = c.Interface
+		return link, nil
+	}
+	if c.SLCAN != nil {
+		if other := a.onLine(c.SLCAN.Device, "canbus"); other != "" {
+			return link, fmt.Errorf("slcan.device: %s uses %s, too; %s", other, c.SLCAN.Device, oneOwner)
+		}
+	}
+	link.Shared, err = a.adapters.share("source canbus", c.SLCAN, c.TCP, c.Bitrate)
+	link.Baud = a.adapters.speed(c.SLCAN)
+	return link, err
+}
+
+// oneOwner is why two protocols cannot have the same serial line.
+const oneOwner = "a serial line has one owner, so give one of them another line, or take the other out of the configuration"
 
 // precheckFor is precheck for the release in box.
 func (a *Agent) precheckFor(box *inbox.Inbox) func(context.Context) error {
@@ -252,7 +270,7 @@ func (a *Agent) newModbusServer(c *ModbusServer, version string, check bool) (sr
 			return nil, errors.New("serial.device is missing, for example /dev/ttyS1")
 		}
 		if other := a.onLine(c.Serial.Device, "modbus"); other != "" {
-			return nil, fmt.Errorf("serial.device: %s uses %s, too; a serial line has one owner", other, c.Serial.Device)
+			return nil, fmt.Errorf("serial.device: %s uses %s, too; %s", other, c.Serial.Device, oneOwner)
 		}
 		cfg.Lines = []sourcemodbus.Line{{Config: c.Serial.config()}}
 	}
@@ -296,25 +314,23 @@ func (t *ModbusServerTLS) config() (*tls.Config, error) {
 	return config, nil
 }
 
-// onLine names what else in the configuration uses a serial device; "": nothing.
-// of is the source that asks.
+// onLine names what else in the configuration uses a serial device in a way that cannot be shared;
+// "": nothing. of is the source that asks. Users of an adapter on CAN share it.
 func (a *Agent) onLine(device, of string) string {
-	a.links.mu.Lock()
-	_, modbus := a.links.shared[device]
-	a.links.mu.Unlock()
-	if modbus {
+	device = realPath(device)
+	if slices.Contains(a.links.devices(), device) {
 		return "a Modbus client of the plant"
 	}
-	for _, in := range append([]Instrument{a.cfg.Battery.instrument()}, a.cfg.Battery.Compare...) {
-		if in.CAN != nil && in.CAN.SLCAN != nil && in.CAN.SLCAN.Device == device {
-			return "battery.can"
+	if of != "canbus" {
+		if user := a.adapters.user(device); user != "" {
+			return user
 		}
 	}
 	for _, s := range a.cfg.allSources() {
 		switch {
-		case of != "modbus" && s.Modbus != nil && s.Modbus.Serial != nil && s.Modbus.Serial.Device == device:
+		case of != "modbus" && s.Modbus != nil && s.Modbus.Serial != nil && realPath(s.Modbus.Serial.Device) == device:
 			return "source modbus"
-		case of != "canbus" && s.CANBus != nil && s.CANBus.SLCAN != nil && s.CANBus.SLCAN.Device == device:
+		case of != "canbus" && s.CANBus != nil && s.CANBus.SLCAN != nil && realPath(s.CANBus.SLCAN.Device) == device:
 			return "source canbus"
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -76,11 +77,16 @@ func (l *links) unit(m *Modbus) (modbus.Unit, error) {
 	how := *m
 	how.Unit = 0
 	key := m.name()
+	if m.Serial != nil {
+		key = realPath(key)
+		line := *m.Serial
+		line.Device, how.Serial = key, &line
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if old, ok := l.shared[key]; ok {
 		if !reflect.DeepEqual(old.how, how) {
-			return modbus.Unit{}, fmt.Errorf("modbus: %s is used twice, with different settings; a connection has one", key)
+			return modbus.Unit{}, fmt.Errorf("modbus: %s is used twice, with different settings; a connection has one", m.name())
 		}
 		return old.client.Unit(byte(id)), nil
 	}
@@ -93,6 +99,19 @@ func (l *links) unit(m *Modbus) (modbus.Unit, error) {
 	}
 	l.shared[key] = &link{how, client}
 	return client.Unit(byte(id)), nil
+}
+
+// devices are the serial lines among them.
+func (l *links) devices() (list []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for key, s := range l.shared {
+		if m, ok := s.how.(Modbus); ok && m.Serial != nil {
+			list = append(list, key)
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // paths are those of files and devices; m may be nil.

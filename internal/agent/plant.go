@@ -9,7 +9,6 @@ import (
 
 	"github.com/interlock-energy/ota/bus/can"
 	"github.com/interlock-energy/ota/bus/can/broadcast"
-	"github.com/interlock-energy/ota/bus/serial"
 	"github.com/interlock-energy/ota/bus/sunspec"
 	"github.com/interlock-energy/ota/gate/bms"
 	"github.com/interlock-energy/ota/gate/bms/bmscan"
@@ -70,16 +69,16 @@ func (a *Agent) newCAN(in *Instrument) (bms.Reader, error) {
 	if c == nil {
 		return nil, errors.New(".can is missing: where the battery broadcasts, and its profile")
 	}
-	open, source, err := c.link()
-	if err != nil {
-		return nil, fmt.Errorf(".can%w", err)
-	}
 	if c.Address < 0 || c.Address > 15 || c.FirstModule < 0 || c.FirstModule > 255 {
 		return nil, fmt.Errorf(".can.address is %d and .can.first_module %d, want 0 to 15 and 0 to 255", c.Address, c.FirstModule)
 	}
+	options := broadcast.Options{RatedCurrent: c.Rated, ReverseCurrent: c.Reverse, Address: uint8(c.Address), FirstModule: uint8(c.FirstModule)}
+	open, source, err := a.openCAN(c, options)
+	if err != nil {
+		return nil, fmt.Errorf(".can: %w", err)
+	}
 	config := bmscan.Config{Open: open, Source: fmt.Sprintf("CAN %s on %s", c.Profile, source), Profile: c.Profile, Silent: c.Silent,
-		Options:     broadcast.Options{RatedCurrent: c.Rated, ReverseCurrent: c.Reverse, Address: uint8(c.Address), FirstModule: uint8(c.FirstModule)},
-		FrozenAfter: time.Duration(c.FrozenAfter), Log: a.log}
+		Options: options, FrozenAfter: time.Duration(c.FrozenAfter), Log: a.log}
 	if c.Profile == "" {
 		return nil, fmt.Errorf(".can.profile is missing; known are %s", strings.Join(broadcast.Names(), ", "))
 	}
@@ -91,38 +90,44 @@ func (a *Agent) newCAN(in *Instrument) (bms.Reader, error) {
 	return l.Read, nil
 }
 
-// link returns how to open the link, and its name for people.
-func (c *CAN) link() (open func(context.Context) (can.Bus, error), name string, err error) {
+// openCAN returns how the battery's reader gets at the bus, and the bus's name for people.
+func (a *Agent) openCAN(c *CAN, options broadcast.Options) (open func(context.Context) (can.Bus, error), name string, err error) {
+	if err := oneWay(c.Interface, c.SLCAN, c.TCP); err != nil {
+		return nil, "", err
+	}
+	if c.Interface != "" { // which Linux shares
+		return func(context.Context) (can.Bus, error) { return can.DialSocketCAN(c.Interface, nil) }, c.Interface, nil
+	}
+	link, err := a.adapters.share("battery.can", c.SLCAN, c.TCP, 0)
+	if err != nil {
+		return nil, "", err
+	}
+	// Of the frames of a transfer beside it none takes the place of the battery's.
+	user := can.UserConfig{ListenOnly: c.Silent}
+	if profile, err := broadcast.Named(c.Profile); err == nil { // bmscan says what is wrong with it
+		user.Filters = profile.Filters(options)
+	}
+	return func(ctx context.Context) (can.Bus, error) { return link.Join(ctx, user) }, link.String(), nil
+}
+
+// oneWay says what is wrong with the ways to a bus that are given.
+func oneWay(iface string, adapter *SLCAN, tcp string) error {
 	var ways []string
 	for _, w := range []struct {
 		key   string
 		given bool
-	}{{"interface", c.Interface != ""}, {"slcan", c.SLCAN != nil}, {"tcp", c.TCP != ""}} {
+	}{{"interface", iface != ""}, {"slcan", adapter != nil}, {"tcp", tcp != ""}} {
 		if w.given {
 			ways = append(ways, w.key)
 		}
 	}
-	switch {
-	case len(ways) == 0:
-		return nil, "", errors.New(".interface, .slcan and .tcp are missing; one of them says where the bus is")
-	case len(ways) > 1:
-		return nil, "", fmt.Errorf(": %s are given; keep one", strings.Join(ways, " and "))
-	case c.Interface != "":
-		return func(context.Context) (can.Bus, error) { return can.DialSocketCAN(c.Interface, nil) }, c.Interface, nil
-	case c.TCP != "":
-		return func(context.Context) (can.Bus, error) { return can.NewTCP13(c.TCP, can.TCP13Config{}), nil }, c.TCP, nil
+	switch len(ways) {
+	case 0:
+		return errors.New("interface, slcan and tcp are missing; one of them says where the bus is")
+	case 1:
+		return nil
 	}
-	line := serial.Config{Path: c.SLCAN.Device, Baud: orDefault(c.SLCAN.Baud, 115200)}
-	if line.Path == "" {
-		return nil, "", errors.New(".slcan.device is missing, for example /dev/ttyACM0")
-	}
-	return func(ctx context.Context) (can.Bus, error) {
-		port, err := serial.Open(line)
-		if err != nil {
-			return nil, err
-		}
-		return can.OpenSLCAN(ctx, port, can.SLCANConfig{Bitrate: c.SLCAN.Bitrate, Silent: c.SLCAN.NeverAnswers})
-	}, line.Path, nil
+	return fmt.Errorf("%s are given; keep one", strings.Join(ways, " and "))
 }
 
 // openPlant starts what listens to the plant; nothing listens before the agent runs,

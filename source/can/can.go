@@ -130,7 +130,7 @@ type lines struct {
 // lines makes them.
 func (cfg *Config) lines(physical, functional isotp.Conn, end func()) *lines {
 	l := &lines{lost: new(lost), close: end}
-	heals := cfg.Link.TCP != "" // connects again by itself
+	heals := cfg.Link.TCP != "" || cfg.Link.Shared != nil && cfg.Link.Shared.Heals() // connects again by itself
 	l.physical = cfg.shared(patient{physical, heals, l.lost})
 	l.functional = patient{functional, heals, l.lost}
 	return l
