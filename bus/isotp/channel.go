@@ -21,6 +21,7 @@ type Channel struct {
 	sending chan struct{} // a token: one PDU at a time
 	pace    time.Time     // when Settings.gap lets the next frame go; of whoever has the token
 	flows   chan part     // flow control that the transfer waits for
+	flow    patience      // N_Bs; of whoever has the token
 
 	mu     sync.Mutex
 	rx     receiver
@@ -41,7 +42,8 @@ func newChannel(m *Mux, a Address, s settings) *Channel {
 		mux: m, address: a, format: f,
 		wake: make(chan struct{}, 1), sending: make(chan struct{}, 1), flows: make(chan part, flowsMost),
 		ready: make(chan struct{}),
-		rx:    receiver{settings: s, offset: f.offset(), only: a.functional},
+		rx:    receiver{settings: s, offset: f.offset(), only: a.functional, gaps: patience{most: s.NCr, adapts: s.Adapt}},
+		flow:  patience{most: s.NBs, adapts: s.Adapt},
 	}
 }
 

@@ -1,7 +1,9 @@
 package isotp
 
 import (
+	"bytes"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/interlock-energy/ota/bus/can"
@@ -41,12 +43,17 @@ type receiver struct {
 	buf      []byte
 	size     int
 	sn       byte      // of the next frame
+	last     []byte    // data of the one before, with Mend
+	ahead    []byte    // data of the one after the next, with Mend; nil: it is not here
 	block    int       // frames until the next flow control, with a BlockSize
 	waits    int       // made in a row
 	deadline time.Time // of the phase; zero: none
 	answer   status    // to be sent, if owed
 	owed     bool
 	turn     uint64 // changes with each frame that belongs here: what is older is out of date
+
+	gaps  patience  // N_Cr
+	heard time.Time // when the last frame came, or it was told to go on; zero: neither
 
 	results []result
 	bytes   int // of their PDUs
@@ -60,6 +67,7 @@ type Stats struct {
 	Broken   uint64 // PDUs that began to come in and were not completed
 	Refused  uint64 // PDUs that were longer than MaxPDU, or came when there was no room
 	Stray    uint64 // frames that belonged to no PDU, or were none of ISO-TP
+	Mended   uint64 // frames that came twice or late and broke nothing
 }
 
 // frame takes a frame of the peer, but no flow control.
@@ -112,6 +120,7 @@ func (r *receiver) begin(p part) {
 	// The length is what the peer says. Memory is taken as bytes come.
 	r.buf = append(r.buf[:0], p.data...)
 	r.size, r.sn, r.block, r.waits = int(p.size), 1, r.BlockSize, 0
+	r.last, r.ahead = r.last[:0], nil
 	r.ask()
 }
 
@@ -134,7 +143,7 @@ func (r *receiver) ask() {
 
 func (r *receiver) owe(s status) {
 	r.answer, r.owed = s, true
-	r.deadline = time.Time{} // the next timer starts when the answer has been sent
+	r.deadline, r.heard = time.Time{}, time.Time{} // the next timer starts when the answer has been sent
 }
 
 // room reports whether a PDU of size may come. What waits and what comes take up to
@@ -154,10 +163,12 @@ func (r *receiver) waiting() int {
 }
 
 func (r *receiver) more(now time.Time, p part) {
-	data := p.data
-	if rest := r.size - len(r.buf); len(data) >= rest {
-		data = data[:rest]
-	} else if len(data) < can.MaxLen-1-r.offset {
+	if r.Mend && p.sn != r.sn && r.mend(p) {
+		r.stats.Mended++
+		return
+	}
+	data, ok := r.cut(p.data, 0)
+	if !ok {
 		r.stats.Stray++ // too short to be in the middle: ignored (9.6.4)
 		return
 	}
@@ -166,14 +177,61 @@ func (r *receiver) more(now time.Time, p part) {
 		return
 	}
 	r.turn++
+	if !r.heard.IsZero() {
+		r.gaps.took(now.Sub(r.heard))
+	}
+	r.heard = now
+	r.deadline = now.Add(r.gaps.now())
+	ahead := r.ahead
+	r.ahead = nil
+	if r.next(data) && ahead != nil {
+		r.next(ahead)
+	}
+}
+
+// cut is what of a frame belongs to the PDU, if so many bytes come before it that are not
+// here. It is not ok if more should come and the frame is not full.
+func (r *receiver) cut(data []byte, before int) ([]byte, bool) {
+	if rest := r.size - len(r.buf) - before; len(data) >= rest {
+		return data[:max(0, rest)], true
+	}
+	return data, len(data) == r.full()
+}
+
+// full is how many bytes a consecutive frame holds.
+func (r *receiver) full() int { return can.MaxLen - 1 - r.offset }
+
+// mend says whether a frame with another number than the next one is no reason to give the
+// PDU up: it came twice, or one frame too early. Nothing wrong comes out of that: if 15
+// frames are missing instead, or 16, the PDU will not have its length. What comes before the
+// peer was told to go on is left over from another PDU.
+func (r *receiver) mend(p part) bool {
+	switch p.sn {
+	case (r.sn - 1) & 0x0F:
+		return len(r.last) > 0 && bytes.Equal(p.data, r.last)
+	case (r.sn + 1) & 0x0F:
+		data, ok := r.cut(p.data, r.full())
+		if !ok || r.owed || len(data) == 0 || r.ahead != nil && !bytes.Equal(data, r.ahead) {
+			return false
+		}
+		r.ahead = slices.Clone(data)
+		return true
+	}
+	return false
+}
+
+// next appends the data of the next frame, and says whether more are to come.
+func (r *receiver) next(data []byte) bool {
 	r.buf = append(r.buf, data...)
 	r.sn = (r.sn + 1) & 0x0F
-	r.deadline = now.Add(r.NCr)
+	if r.Mend {
+		r.last = append(r.last[:0], data...)
+	}
 	if len(r.buf) == r.size {
 		pdu := r.buf
 		r.buf, r.phase, r.deadline, r.owed = nil, idle, time.Time{}, false
 		r.deliver(pdu)
-		return
+		return false
 	}
 	if r.BlockSize > 0 {
 		if r.block--; r.block == 0 {
@@ -181,6 +239,7 @@ func (r *receiver) more(now time.Time, p part) {
 			r.owe(proceed)
 		}
 	}
+	return true
 }
 
 func (r *receiver) deliver(pdu []byte) {
@@ -217,7 +276,9 @@ func (r *receiver) expire(now time.Time) {
 	case asking:
 		r.ask()
 	case receiving:
-		r.end(fmt.Errorf("%w after %d of %d bytes: no frame within %v (N_Cr)", ErrTimeout, len(r.buf), r.size, r.NCr))
+		patience := r.gaps.now()
+		r.gaps.over()
+		r.end(fmt.Errorf("%w after %d of %d bytes: no frame within %v (N_Cr)", ErrTimeout, len(r.buf), r.size, patience))
 	}
 }
 
@@ -252,6 +313,7 @@ func (r *receiver) sent(now time.Time, turn uint64, err error) {
 	case r.phase == asking:
 		r.deadline = now.Add(r.Wait)
 	case r.phase == receiving:
-		r.deadline = now.Add(r.NCr)
+		r.heard = now
+		r.deadline = now.Add(r.gaps.now())
 	}
 }

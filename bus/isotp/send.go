@@ -183,7 +183,8 @@ func (t *transfer) arm() {
 
 // clearance waits for the peer to say go on.
 func (t *transfer) clearance() (part, error) {
-	timer := time.NewTimer(t.rx.NBs + 1) // what comes just in time is in time
+	patience, began := t.flow.now(), time.Now()
+	timer := time.NewTimer(patience + 1) // what comes just in time is in time
 	defer timer.Stop()
 	for waits := 0; ; {
 		var fc part
@@ -195,9 +196,11 @@ func (t *transfer) clearance() (part, error) {
 			select {
 			case fc = <-t.flows: // it came, and this goroutine was late
 			default:
-				return fc, fmt.Errorf("%w: no flow control within %v (N_Bs)", ErrTimeout, t.rx.NBs)
+				t.flow.over()
+				return fc, fmt.Errorf("%w: no flow control within %v (N_Bs)", ErrTimeout, patience)
 			}
 		}
+		t.flow.took(time.Since(began))
 		switch fc.flow {
 		case proceed:
 			return fc, nil
@@ -205,7 +208,8 @@ func (t *transfer) clearance() (part, error) {
 			if waits++; waits > t.rx.WFTmax {
 				return fc, fmt.Errorf("%w: %d", ErrWaits, waits)
 			}
-			timer.Reset(t.rx.NBs + 1)
+			patience, began = t.rx.NBs, time.Now()
+			timer.Reset(patience + 1)
 		case overflow:
 			return fc, ErrOverflow
 		default:

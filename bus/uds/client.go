@@ -17,6 +17,11 @@ type ClientConfig struct {
 	P2Star time.Duration
 	// Margin is what the way there and back may take, added to P2 and P2Star; 0: 500 ms.
 	Margin time.Duration
+	// Adapt makes Margin shorter on a line that has shown that it loses what is sent: once a
+	// request had no answer in time, it is four times what answers took lately, at least
+	// 30 ms, and twice as long after each time that this was not enough, up to Margin. P2
+	// and P2Star, which are the server's, stay.
+	Adapt bool
 	// MaxPending is how long a server may answer ResponsePending to one request; 0: 10 min.
 	MaxPending time.Duration
 	// KeepAlive is after how much silence the server is told that the client is there,
@@ -70,7 +75,8 @@ type Client struct {
 	session    Session
 	p2, p2Star time.Duration
 	asked      time.Time // when the server last heard of us
-	lost       error     // of conn
+	way        way
+	lost       error // of conn
 }
 
 // NewClient returns a client that reads all that comes from conn, until Close.
@@ -78,6 +84,7 @@ func NewClient(conn Conn, cfg ClientConfig) *Client {
 	c := &Client{conn: conn, cfg: cfg.filled(), session: Default,
 		answers: make(chan []byte, 16), turn: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
 	c.p2, c.p2Star = c.cfg.P2, c.cfg.P2Star
+	c.way = way{most: c.cfg.Margin, adapts: c.cfg.Adapt}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.running.Go(c.read)
 	if c.cfg.KeepAlive > 0 {
@@ -204,11 +211,12 @@ func (c *Client) heard() {
 // await waits for the answer to pdu.
 func (c *Client) await(ctx context.Context, pdu []byte) ([]byte, error) {
 	c.mu.Lock()
-	p2, p2Star := c.p2, c.p2Star
+	p2, p2Star, margin := c.p2, c.p2Star, c.way.margin()
 	c.mu.Unlock()
 	service := Service(pdu[0])
 	quiet := service.HasSubFunction() && len(pdu) > 1 && pdu[1]&suppress != 0
-	since, patience := time.Now(), p2+c.cfg.Margin
+	since, patience := time.Now(), p2+margin
+	first := true // nothing of the server came yet
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	var busy *NegativeAnswer
@@ -217,6 +225,10 @@ func (c *Client) await(ctx context.Context, pdu []byte) ([]byte, error) {
 		case answer := <-c.answers:
 			if !belongs(answer, pdu) {
 				continue
+			}
+			if first {
+				c.took(time.Since(since))
+				first = false
 			}
 			if answer[0] != negative {
 				return answer, nil
@@ -240,11 +252,15 @@ func (c *Client) await(ctx context.Context, pdu []byte) ([]byte, error) {
 				return nil, fmt.Errorf("the server has asked for patience for %v, too long: %w", time.Since(since), &refusal)
 			}
 			quiet, busy = false, nil // now the server answers in any case
-			patience = p2Star + c.cfg.Margin
+			patience = p2Star + margin
 			timer.Reset(patience)
 		case <-timer.C:
 			if receiving(c.conn) && time.Since(since) < c.cfg.MaxPending {
 				timer.Reset(p2)
+				continue
+			}
+			if len(c.answers) > 0 {
+				timer.Reset(p2) // it came, and this goroutine was late
 				continue
 			}
 			switch {
@@ -253,6 +269,7 @@ func (c *Client) await(ctx context.Context, pdu []byte) ([]byte, error) {
 			case quiet:
 				return nil, nil
 			}
+			c.silence()
 			return nil, fmt.Errorf("%w within %v", ErrNoAnswer, patience)
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -260,6 +277,20 @@ func (c *Client) await(ctx context.Context, pdu []byte) ([]byte, error) {
 			return nil, c.closed()
 		}
 	}
+}
+
+// took notes how long the way there and back takes, with what the server needed.
+func (c *Client) took(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.way.took(d)
+}
+
+// silence notes that no answer came in time.
+func (c *Client) silence() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.way.lost()
 }
 
 // belongs reports whether an answer is one to pdu: what came late, for an earlier

@@ -45,6 +45,8 @@ type line struct {
 	done chan result
 	run  *run // nil: no request is worked on
 
+	answer superseded
+
 	s3      *time.Timer // runs while the tester holds a session and no request runs
 	pending *time.Timer // runs while a request does
 }
@@ -87,7 +89,12 @@ func (l *line) read(c Conn, functional bool) {
 		case <-l.ctx.Done():
 		}
 	}
-	err := receive(l.ctx, c, func(pdu []byte) { hand(incoming{pdu: pdu, functional: functional}) })
+	err := receive(l.ctx, c, func(pdu []byte) {
+		if !functional {
+			l.answer.by(pdu)
+		}
+		hand(incoming{pdu: pdu, functional: functional})
+	})
 	if err != nil {
 		hand(incoming{err: err})
 	}
@@ -253,7 +260,50 @@ func (l *line) send(r *run, answer []byte) {
 	if r.answered || len(answer) == 0 || !r.pended && r.isSilent(answer) {
 		return
 	}
-	_ = l.t.Conn.Send(l.ctx, answer) // nobody but the tester can do anything about it
+	ctx, done := l.answer.begin(l.ctx, answer)
+	defer done()
+	_ = l.t.Conn.Send(ctx, answer) // nobody but the tester can do anything about it
+}
+
+// superseded ends the sending of a long answer when the tester asks for something: it does
+// not wait for that answer any more (ISO 14229-2: one request at a time), for instance
+// because the line has lost the first frame, and would not be heard for as long as the
+// flow control frame is waited for.
+type superseded struct {
+	mu     sync.Mutex
+	cancel context.CancelFunc // nil: no long answer is on its way
+}
+
+// shortest is how many bytes an answer has at least that one frame of CAN does not hold:
+// shorter ones do not wait for the tester.
+const shortest = 8
+
+func (s *superseded) begin(ctx context.Context, answer []byte) (context.Context, context.CancelFunc) {
+	if len(answer) < shortest {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cancel = cancel
+	return ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.cancel = nil
+		cancel()
+	}
+}
+
+// by notes what the tester says.
+func (s *superseded) by(pdu []byte) {
+	if len(pdu) == 0 || !isRequest(pdu[0]) || Service(pdu[0]) == TesterPresent {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cancel != nil {
+		s.cancel()
+	}
 }
 
 // isSilent reports whether the standard wants no such answer: a positive one that was

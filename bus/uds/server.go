@@ -55,7 +55,8 @@ type held struct {
 	role      string
 	seedLevel byte // of the seed that waits for its key; 0: none
 	seed      []byte
-	seedSize  int // of the level that is unlocked
+	seedFor   []byte // securityAccessDataRecord of that request
+	seedSize  int    // of the level that is unlocked
 	challenge []byte
 	algorithm Algorithm
 	transfer  *transfer

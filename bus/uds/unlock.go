@@ -1,6 +1,7 @@
 package uds
 
 import (
+	"bytes"
 	"slices"
 	"time"
 )
@@ -90,14 +91,21 @@ func (a *answering) security(h *held, pdu []byte) ([]byte, error) {
 	return a.seed(h, r)
 }
 
+// seed makes one up, or says again the one that no key came for: a tester that asks twice,
+// or a line that doubles what it asks, would otherwise have the key to the first taken for a
+// wrong one (ISO 14229-1:2020, annex I, has both kinds: Static_Seed).
 func (a *answering) seed(h *held, r SecurityRequest) ([]byte, error) {
-	h.seed, h.seedLevel = nil, 0
 	if h.level == r.Level {
 		return SecurityAnswer{r.Level, make([]byte, h.seedSize)}.Append(nil), nil
 	}
 	if err := a.s.mayTry(); err != nil {
+		h.seed, h.seedLevel = nil, 0
 		return nil, err
 	}
+	if h.seedLevel == r.Level && bytes.Equal(h.seedFor, r.Data) {
+		return SecurityAnswer{r.Level, h.seed}.Append(nil), nil
+	}
+	h.seed, h.seedLevel = nil, 0
 	seed, err := a.s.Handler.(Securer).Seed(a.ctx, a.call, r.Level, r.Data)
 	if err != nil {
 		return nil, err
@@ -105,7 +113,7 @@ func (a *answering) seed(h *held, r SecurityRequest) ([]byte, error) {
 	if isZero(seed) {
 		return nil, ConditionsNotCorrect // it would say that the level is unlocked
 	}
-	h.seed, h.seedLevel = slices.Clone(seed), r.Level
+	h.seed, h.seedLevel, h.seedFor = slices.Clone(seed), r.Level, slices.Clone(r.Data)
 	return SecurityAnswer{r.Level, seed}.Append(nil), nil
 }
 
@@ -159,10 +167,16 @@ func (a *answering) authentication(h *held, pdu []byte) ([]byte, error) {
 	return answer.Append(nil), nil
 }
 
+// challenge is said again until a proof came, as a seed is.
 func (a *answering) challenge(h *held, r AuthenticationRequest) ([]byte, error) {
+	said := h.challenge
 	h.challenge = nil
 	if err := a.s.mayTry(); err != nil {
 		return nil, err
+	}
+	if len(said) > 0 && h.algorithm == r.Algorithm {
+		h.challenge = said
+		return said, nil
 	}
 	challenge, err := a.s.Handler.(Authenticator).Challenge(a.ctx, a.call, r.Algorithm)
 	if err != nil {

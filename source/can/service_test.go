@@ -345,14 +345,18 @@ func TestKeys(t *testing.T) {
 			x.want("10 02", "50 02")
 			x.want(fmt.Sprintf("27 02 %0128X", 7), "7F 27 24")
 			first := x.raw([]byte{0x27, 1})
+			if again := x.raw([]byte{0x27, 1}); !cmp.Equal(first, again) {
+				t.Errorf("no key came, and the seed is % X, was % X", again, first)
+			}
+			x.want(fmt.Sprintf("27 02 %0128X", 7), "7F 27 35")
 			sig, _ := profile.SignSeed(r.key, "bess-7", first[2:])
 			second := x.raw([]byte{0x27, 1})
 			if cmp.Equal(first, second) {
-				t.Error("the same seed twice")
+				t.Error("the same seed twice, with a key between")
 			}
 			x.want(fmt.Sprintf("27 02 %X", sig), "7F 27 35")
 			other, _ := profile.SignSeed(r.key, "bess-8", x.raw([]byte{0x27, 1})[2:])
-			x.want(fmt.Sprintf("27 02 %X", other), "7F 27 35")
+			x.want(fmt.Sprintf("27 02 %X", other), "7F 27 36")
 		})
 	})
 }
