@@ -204,7 +204,15 @@ func (u *Standing) ended(r *ota.Report) {
 		u.State = Aborted
 	default:
 		u.State, u.Result = Failed, because(r.Code, nil, r.Reason).Result
-		if u.Result == OK {
+		switch {
+		case r.Tried && r.Code == ota.ErrValidation:
+			// The code is about the firmware, which did not prove itself: its hashes were right, or it
+			// would not have been tried.
+			u.Result = Unhealthy
+			if ota.CompareVersions(r.Running, r.Version) != 0 {
+				u.State = RolledBack
+			}
+		case u.Result == OK:
 			u.Result = Internal
 		}
 	}

@@ -24,6 +24,11 @@ func TestOf(t *testing.T) {
 	ended := func(result ota.Result, code ota.ErrorCode) inbox.State {
 		return inbox.State{Phase: inbox.Ended, Digest: "d1", Outcome: &ota.Report{Digest: "d1", Result: result, Code: code, Reason: "because"}}
 	}
+	tried := func(result ota.Result, code ota.ErrorCode, runs string) inbox.State {
+		st := ended(result, code)
+		st.Outcome.Tried, st.Outcome.Version, st.Outcome.Running = true, "1.1.0", runs
+		return st
+	}
 	failed := func(version string, err error) inbox.State {
 		return inbox.State{Phase: inbox.Failed, Version: version, Err: err}
 	}
@@ -93,13 +98,17 @@ func TestOf(t *testing.T) {
 		"refused, for it runs":           {refused(ota.ErrNoUpdate), trial, false, standing.Trial, standing.OK, 0},
 		"refused for now":                {refused(ota.ErrNotNow), api.CheckinRequest{}, false, standing.WaitSafe, standing.OK, 0},
 
-		"proven":             {ended(ota.Succeeded, 0), ours(ota.StatusIdle), false, standing.Confirmed, standing.OK, 0},
-		"rolled back":        {ended(ota.RolledBack, ota.ErrInternal), ours(ota.StatusIdle), false, standing.RolledBack, standing.WentBack, 0},
-		"lost":               {ended(ota.Lost, ota.ErrInternal), ours(ota.StatusIdle), false, standing.RolledBack, standing.Internal, 0},
-		"stopped":            {ended(ota.Aborted, ota.ErrInternal), ours(ota.StatusIdle), false, standing.Aborted, standing.OK, 0},
-		"flash failed":       {ended(ota.Failed, ota.ErrFlashWrite), ours(ota.StatusIdle), false, standing.Failed, standing.Storage, 0},
-		"failed, no code":    {ended(ota.Failed, 0), ours(ota.StatusIdle), false, standing.Failed, standing.Internal, 0},
-		"ended, nobody knew": {inbox.State{Phase: inbox.Ended}, ours(ota.StatusIdle), false, standing.Failed, standing.Internal, 0},
+		"proven":              {ended(ota.Succeeded, 0), ours(ota.StatusIdle), false, standing.Confirmed, standing.OK, 0},
+		"rolled back":         {ended(ota.RolledBack, ota.ErrInternal), ours(ota.StatusIdle), false, standing.RolledBack, standing.WentBack, 0},
+		"lost":                {ended(ota.Lost, ota.ErrInternal), ours(ota.StatusIdle), false, standing.RolledBack, standing.Internal, 0},
+		"stopped":             {ended(ota.Aborted, ota.ErrInternal), ours(ota.StatusIdle), false, standing.Aborted, standing.OK, 0},
+		"flash failed":        {ended(ota.Failed, ota.ErrFlashWrite), ours(ota.StatusIdle), false, standing.Failed, standing.Storage, 0},
+		"did not start":       {tried(ota.Failed, ota.ErrValidation, "1.0.0"), ours(ota.StatusIdle), false, standing.RolledBack, standing.Unhealthy, 0},
+		"did not stay, stays": {tried(ota.Failed, ota.ErrValidation, "1.1.0"), ours(ota.StatusIdle), false, standing.Failed, standing.Unhealthy, 0},
+		"tried, flash failed": {tried(ota.Failed, ota.ErrFlashWrite, "1.0.0"), ours(ota.StatusIdle), false, standing.Failed, standing.Storage, 0},
+		"never tried":         {ended(ota.Failed, ota.ErrValidation), ours(ota.StatusIdle), false, standing.Failed, standing.BadHash, 0},
+		"failed, no code":     {ended(ota.Failed, 0), ours(ota.StatusIdle), false, standing.Failed, standing.Internal, 0},
+		"ended, nobody knew":  {inbox.State{Phase: inbox.Ended}, ours(ota.StatusIdle), false, standing.Failed, standing.Internal, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := standing.Of(c.st, c.device, c.aborted)
