@@ -29,6 +29,8 @@
 //     with these, and for data only within a transfer that it has accepted itself. The
 //     same block sent again is answered, and not handed on.
 //   - Memory is bounded: of each tester, a few messages and a session.
+//   - A panic of the handler ends the session of the tester that asked, and nothing else
+//     ([Server.Crashes]).
 //
 // There is no policy here: which sessions may be entered, what unlocks, and who may write
 // what is the handler's decision, for which it is told who asks ([Call]).

@@ -112,4 +112,5 @@ const (
 	EndTimeout End = "timeout" // the tester was silent for S3
 	EndReset   End = "reset"   // the tester asked for a reset
 	EndLine    End = "line"    // Serve ended, or the line did
+	EndCrash   End = "crash"   // a request panicked
 )

@@ -28,7 +28,7 @@ func (s *Server) Serve(ctx context.Context, t Tester) error {
 	if t.Functional != nil {
 		readers.Go(func() { l.read(t.Functional, true) })
 	}
-	err := l.loop()
+	err := l.guarded()
 	l.stop(cancel)
 	if err != nil {
 		return fmt.Errorf("serve UDS tester %q: %w", t.Name, err)
@@ -44,6 +44,7 @@ type line struct {
 	in   chan incoming
 	done chan result
 	run  *run // nil: no request is worked on
+	due  bool // done will have something, once
 
 	answer superseded
 
@@ -63,6 +64,7 @@ type run struct {
 	service    Service
 	functional bool
 	quiet      bool // no positive answer is wanted
+	over       bool // others may ask
 	pended     bool // ResponsePending was sent: now the final answer is due in any case
 	answered   bool
 	since      time.Time
@@ -71,8 +73,9 @@ type run struct {
 
 // result is what a request led to.
 type result struct {
-	answer []byte
-	after  func(context.Context) // to be done once the answer is sent
+	answer  []byte
+	after   func(context.Context) // to be done once the answer is sent
+	crashed bool                  // nobody knows what is left of the session: it ends
 }
 
 func stopped() *time.Timer {
@@ -89,6 +92,7 @@ func (l *line) read(c Conn, functional bool) {
 		case <-l.ctx.Done():
 		}
 	}
+	defer l.s.Crashes.Catch("receive from a UDS tester", func(err error) { hand(incoming{err: err}) })
 	err := receive(l.ctx, c, func(pdu []byte) {
 		if !functional {
 			l.answer.by(pdu)
@@ -98,6 +102,12 @@ func (l *line) read(c Conn, functional bool) {
 	if err != nil {
 		hand(incoming{err: err})
 	}
+}
+
+// guarded is loop; a panic ends it.
+func (l *line) guarded() (err error) {
+	defer l.s.Crashes.Catch("serve a UDS tester", func(e error) { err = e })
+	return l.loop()
 }
 
 func (l *line) loop() error {
@@ -113,6 +123,7 @@ func (l *line) loop() error {
 		case <-l.pending.C:
 			l.wait()
 		case r := <-l.done:
+			l.due = false
 			l.finish(r)
 		case <-l.s3.C:
 			l.silent()
@@ -124,9 +135,11 @@ func (l *line) loop() error {
 func (l *line) stop(cancel context.CancelFunc) {
 	cancel()
 	if l.run != nil {
-		<-l.done
+		if l.due {
+			<-l.done
+		}
 		l.run.cancel()
-		l.s.release()
+		l.letGo()
 	}
 	l.s3.Stop()
 	l.pending.Stop()
@@ -166,18 +179,35 @@ func (l *line) begin(r *run, pdu []byte) {
 	l.pending.Reset(l.s.pendingAt())
 	call := l.call(l.s.holding(l))
 	call.Service, call.Functional = r.service, r.functional
-	go func() {
-		a := answering{s: l.s, l: l, ctx: ctx, call: call}
-		answer, err := a.answer(pdu)
-		switch {
-		case err != nil:
-			answer = refuse(r.service, nrcOf(err, ConditionsNotCorrect))
-			a.after = nil
-		case len(answer) > l.s.maxBlock():
-			answer = refuse(r.service, ResponseTooLong)
-		}
-		l.done <- result{answer, a.after}
-	}()
+	a := answering{s: l.s, l: l, ctx: ctx, call: call}
+	l.due = true
+	go func() { l.done <- a.result(pdu) }()
+}
+
+// result answers a request, in any case.
+func (a *answering) result(pdu []byte) (r result) {
+	service := a.call.Service
+	defer a.s.Crashes.Catch(fmt.Sprintf("serve UDS request % X", pdu[:min(len(pdu), 16)]), func(error) {
+		r = result{answer: refuse(service, crashCode(service)), crashed: true}
+	})
+	answer, err := a.answer(pdu)
+	switch {
+	case err != nil:
+		return result{answer: refuse(service, nrcOf(err, ConditionsNotCorrect))}
+	case len(answer) > a.s.maxBlock():
+		answer = refuse(service, ResponseTooLong)
+	}
+	return result{answer: answer, after: a.after}
+}
+
+// crashCode is what a tester is told of a panic. The services that write have a code for what went wrong
+// in the server (ISO 14229-1:2020, the tables of 2E, 31, 36 and 37, from memory).
+func crashCode(s Service) NRC {
+	switch s {
+	case WriteDataByIdentifier, RoutineControl, TransferData, RequestTransferExit:
+		return GeneralProgrammingFailure
+	}
+	return GeneralReject
 }
 
 // call describes the tester, in the session that it holds; nil: the default one.
@@ -212,8 +242,11 @@ func (l *line) finish(done result) {
 	r := l.run
 	l.pending.Stop()
 	r.cancel()
+	if done.crashed {
+		l.s.leave(l, EndCrash) // before others may ask
+	}
 	if done.after == nil {
-		l.s.release()
+		l.letGo()
 	}
 	if !r.answered {
 		l.send(r, done.answer)
@@ -227,10 +260,20 @@ func (l *line) finish(done result) {
 	var ctx context.Context
 	ctx, r.cancel = context.WithCancel(l.ctx)
 	l.s.leave(l, EndReset)
+	l.due = true
 	go func() {
+		defer func() { l.done <- result{} }()
+		defer l.s.Crashes.Catch("do what a UDS tester was promised", nil)
 		done.after(ctx)
-		l.done <- result{}
 	}()
+}
+
+// letGo lets others ask, once.
+func (l *line) letGo() {
+	if !l.run.over {
+		l.run.over = true
+		l.s.release()
+	}
 }
 
 // listen begins to wait for the next request of a tester that holds a session.

@@ -3,6 +3,8 @@ package uds
 import (
 	"sync"
 	"time"
+
+	"github.com/interlock-energy/ota/bus/crash"
 )
 
 // Server answers the requests of testers. Only Handler is needed. Its fields must not
@@ -37,6 +39,11 @@ type Server struct {
 	// counter, and the longest answer; 0: 4095, the most that fits ISO 15765-2 without
 	// its escape. At least 8.
 	MaxBlock int
+
+	// Crashes keeps account of panics, of the handler above all; nil: the process's. The tester is
+	// told GeneralReject, or GeneralProgrammingFailure by the services that write, and is back in the
+	// default session: locked, without a transfer ([EndCrash]). A panic elsewhere ends Serve.
+	Crashes *crash.Log
 
 	load  sync.Once
 	tries tries // touched by the running request alone
@@ -123,13 +130,24 @@ func (s *Server) leave(l *line, why End) {
 	if h == nil {
 		return
 	}
-	h.closeTransfer()
-	if e, ok := s.Handler.(SessionEnder); ok {
-		e.SessionEnded(l.call(h), why)
-	}
+	s.closeTransfer(h)
+	s.sessionEnded(l.call(h), why)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.held = nil
+}
+
+// closeTransfer and sessionEnded tell the handler, whose panic must not keep a session.
+func (s *Server) closeTransfer(h *held) {
+	defer s.Crashes.Catch("close a UDS transfer", func(error) { h.transfer, h.exited = nil, nil })
+	h.closeTransfer()
+}
+
+func (s *Server) sessionEnded(call Call, why End) {
+	defer s.Crashes.Catch("end a UDS session", nil)
+	if e, ok := s.Handler.(SessionEnder); ok {
+		e.SessionEnded(call, why)
+	}
 }
 
 // Access is what a tester needs for a service. SecurityAccess, Authentication and all

@@ -2,6 +2,7 @@ package uds
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"time"
 )
@@ -28,14 +29,19 @@ func (s *Server) attempts() Attempts {
 
 func (s *Server) maxAttempts() int { return orElse(s.MaxAttempts, 3) }
 
-// loadAttempts begins with the delay if an earlier life of the server ended in it.
+// loadAttempts begins with the delay if an earlier life of the server ended in it. What panics has
+// told nothing: nobody is unlocked.
 func (s *Server) loadAttempts() {
+	s.tries.err = errNotLoaded
+	defer s.Crashes.Catch("read how many wrong keys came", nil)
 	s.tries.n, s.tries.err = s.attempts().Load()
 	if s.tries.n >= s.maxAttempts() || s.tries.n < 0 {
 		s.tries.n = s.maxAttempts()
 		s.tries.until = time.Now().Add(s.delay())
 	}
 }
+
+var errNotLoaded = errors.New("it is not known how many wrong keys came")
 
 func (s *Server) delay() time.Duration { return orElse(s.Delay, 10*time.Second) }
 
@@ -63,13 +69,18 @@ func (s *Server) try(wrong NRC, check func() error) error {
 		return ConditionsNotCorrect
 	}
 	s.tries.n = n
+	last := n >= s.maxAttempts()
+	if last { // before the check: one that panics must not win another attempt
+		s.tries.until = time.Now().Add(s.delay())
+	}
 	if err := check(); err != nil {
-		if n >= s.maxAttempts() {
+		if last {
 			s.tries.until = time.Now().Add(s.delay())
 			return ExceededNumberOfAttempts
 		}
 		return nrcOf(err, wrong)
 	}
+	s.tries.until = time.Time{}
 	if err := s.attempts().Save(0); err != nil {
 		return ConditionsNotCorrect
 	}
