@@ -64,7 +64,8 @@ func (m *Manager) Abort() *Call { return m.post(opAbort) }
 
 // Withdraw gives the update up, as Abort does, if it is to the release with this digest and
 // is not being activated yet: it is for who asks from afar, and cannot see whether another release
-// has taken the place of the one that is meant. Wait returns [ErrNoUpdate] if that
+// has taken the place of the one that is meant. Its source must have ceased to offer it, for it is not
+// skipped: who has taken it back may offer it again. Wait returns [ErrNoUpdate] if that
 // release is not under way, and [ErrBusy] if it is too late. Both change nothing.
 func (m *Manager) Withdraw(digest string) *Call { return m.postOf(opWithdraw, digest) }
 
@@ -316,7 +317,9 @@ func (m *Manager) takeWithdraw(r *Record, b Boot, c *Call) error {
 	case !checkable(*r):
 		return fmt.Errorf("withdraw release %s: %w: the restart into it is under way or done", r.Release.Version, ErrBusy)
 	}
+	skipped := r.Skipped
 	*r = m.end(*r, b, Aborted, ErrAborted)
+	r.Skipped = skipped
 	return nil
 }
 

@@ -71,6 +71,7 @@ func TestWithdraw(t *testing.T) {
 						if other {
 							digest += "0"
 						}
+						d.Source.Withdrawn = !other // as who asks for it does
 						began := time.Now()
 						call := m.Withdraw(digest)
 						err := call.Wait(t.Context())
@@ -88,6 +89,15 @@ func TestWithdraw(t *testing.T) {
 						}
 						if other {
 							m.Abort() // so that the device has nothing to do
+							return
+						}
+						if len(after.Skipped) != 0 {
+							t.Errorf("got %+v as skipped, want nothing: it may be offered again", after.Skipped)
+						}
+						time.Sleep(10 * time.Minute)
+						synctest.Wait()
+						if s := m.Snapshot(); s.State != ota.Idle {
+							t.Errorf("10 min later: got %s, want %s", s.State, ota.Idle)
 						}
 					})
 					if !other {
@@ -164,7 +174,7 @@ func (s *asked) Latest(ctx context.Context) ([]byte, error) {
 			return nil, verr
 		}
 		s.tell(m.Digest)
-		s.tell = nil
+		s.tell, s.Withdrawn = nil, true
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err

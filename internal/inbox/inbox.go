@@ -83,6 +83,7 @@ type State struct {
 	Offer    Offer
 	Version  string // of the release, once the envelope holds
 	Digest   string // its digest
+	Asked    bool   // Request was called, and what was asked for has not ended; also if pieces have to come again
 	Received int64  // bytes of Offer.Size that are there
 	Missing  int64  // the first byte that is not; Offer.Size if none is missing
 	// Until is how far bytes are taken now: the end of the envelope, and Offer.Size once
@@ -267,7 +268,7 @@ func (b *Inbox) wake() {
 func (b *Inbox) State() State {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := State{Phase: b.s.Phase, Offer: b.s.offer(), Version: b.s.Version, Digest: b.s.Digest, Verified: b.verified,
+	s := State{Phase: b.s.Phase, Offer: b.s.offer(), Version: b.s.Version, Digest: b.s.Digest, Asked: b.s.Asked, Verified: b.verified,
 		Err: b.err, Outcome: clone(b.s.Outcome), Last: clone(b.s.Last), Changed: b.changed}
 	switch s.Phase {
 	case Empty, Ended, Failed:

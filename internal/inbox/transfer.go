@@ -281,12 +281,26 @@ func (b *Inbox) Request() error {
 
 // Drop gives up the transfer and frees its space, unless the manager has it in hand
 // ([ErrBusy]). How an update ended stays.
-func (b *Inbox) Drop() error {
+func (b *Inbox) Drop() error { return b.drops("") }
+
+// DropRelease is Drop if the transfer is that of the release with this digest, and [ErrNone] if another
+// one has begun: it is for who has looked before, and not held on to anything since.
+func (b *Inbox) DropRelease(digest string) error {
+	if digest == "" {
+		return ErrNone
+	}
+	return b.drops(digest)
+}
+
+// drops drops what is there, or only the release with the digest.
+func (b *Inbox) drops(digest string) error {
 	b.op.Lock()
 	defer b.op.Unlock()
 	switch {
 	case b.closed:
 		return errClosed
+	case digest != "" && b.s.Digest != digest:
+		return ErrNone
 	case b.s.Phase == Empty || b.s.Phase == Ended:
 		return nil
 	case b.inHand():

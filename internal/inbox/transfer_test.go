@@ -396,11 +396,22 @@ func TestInHand(t *testing.T) {
 	if err := b.Drop(); !errors.Is(err, inbox.ErrBusy) {
 		t.Errorf("Drop: got %v, want %v", err, inbox.ErrBusy)
 	}
+	if err := b.DropRelease(rel.Manifest.Digest); !errors.Is(err, inbox.ErrBusy) {
+		t.Errorf("DropRelease: got %v, want %v", err, inbox.ErrBusy)
+	}
 	if resumed, err := b.Begin(offer(rel)); !resumed || err != nil {
 		t.Errorf("Begin of the same: got %v, %v", resumed, err)
 	}
 	wantOffered(t, b, rel)
 	hand = ""
+	for _, digest := range []string{"", other.Manifest.Digest} {
+		if err := b.DropRelease(digest); !errors.Is(err, inbox.ErrNone) || !b.State().Asked {
+			t.Errorf("DropRelease of %q, which is not there: got %v, %+v, want %v, and no change", digest, err, b.State(), inbox.ErrNone)
+		}
+	}
+	if err := b.DropRelease(rel.Manifest.Digest); err != nil || b.State().Phase != inbox.Empty || b.State().Asked {
+		t.Errorf("DropRelease of what is there: got %v, %+v, want it gone", err, b.State())
+	}
 	begin(t, b, offer(other))
 	putAll(t, b, other.Bundle, 4096)
 	finish(t, b)

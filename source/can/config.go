@@ -58,6 +58,11 @@ type Config struct {
 	// Precheck asks the gate, and changes nothing. A [*ota.Refusal] says why not. Nil: the
 	// routine is not there.
 	Precheck func(ctx context.Context) error
+	// Withdraw takes back what the update manager has in hand of the release with this digest, as the
+	// routine F002 wants, and removes it from Inbox. [ota.ErrBusy] says that it is too late: what was
+	// asked for goes on. It must not touch any other release. Nil: what the manager has in hand is never
+	// given up.
+	Withdraw func(ctx context.Context, digest string) error
 	// Requested is told that a tester has asked for the installation of the release with
 	// this digest, once that is on the disk. Nil: nobody is told.
 	Requested func(tester, digest string)

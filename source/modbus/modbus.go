@@ -99,6 +99,10 @@ type Config struct {
 	Precheck func(context.Context) error
 	// Rollback goes back to the previous firmware, or says why not. Nil: not offered.
 	Rollback func(context.Context) error
+	// Withdraw takes back what the update manager has in hand of the release with this digest, as ABORT
+	// wants, and removes it from Inbox. [ota.ErrBusy] says that it is too late: what was asked for goes
+	// on. It must not touch any other release. Nil: what the manager has in hand is never given up.
+	Withdraw func(ctx context.Context, digest string) error
 	// Installing is told that a master has asked for the installation, which may count as
 	// a person's consent; it must return at once. Default: nothing.
 	Installing func()
