@@ -168,9 +168,11 @@ func (a *Agent) newCANServer(c *CANServer, version string, check bool) (src ota.
 			_ = box.Close() // nobody has written to it
 		}
 	}()
+	p := a.newPushed(box, nil, check)
+	p.bus = "canbus"
 	cfg := sourcecan.Config{Priority: c.Priority, ID: c.CANID, AnswerID: c.AnswerID,
 		Bitrate: c.Bitrate, BlockSize: c.BlockSize, STmin: time.Duration(c.STmin), Share: c.BusShare, AllowOpen: c.AllowOpen,
-		Inbox: box, MaxSize: c.MaxFile, State: a.checkin, Precheck: a.precheckFor(box), StateDir: filepath.Join(a.cfg.StateDir, "canbus"),
+		Inbox: box, MaxSize: c.MaxFile, State: a.checkin, Precheck: a.precheckFor(box), Withdraw: p.withdraw, StateDir: filepath.Join(a.cfg.StateDir, "canbus"),
 		Evidence: a.evidenceHash, Log: a.log, Now: a.now}
 	if cfg.Link, err = a.canLink(c); err != nil {
 		return nil, err
@@ -195,7 +197,8 @@ func (a *Agent) newCANServer(c *CANServer, version string, check bool) (src ota.
 	if err != nil {
 		return nil, err
 	}
-	return a.newPushed(box, server.Run, check), nil
+	p.serve = server.Run
+	return p, nil
 }
 
 // canLink is the source's way to its bus.
@@ -242,9 +245,11 @@ func (a *Agent) newModbusServer(c *ModbusServer, version string, check bool) (sr
 			_ = box.Close() // nobody has written to it
 		}
 	}()
+	p := a.newPushed(box, nil, check)
+	p.bus = "modbus"
 	cfg := sourcemodbus.Config{Listen: c.Listen, Base: c.RegisterAddr, AllowPlain: c.AllowPlain, IdleTimeout: time.Duration(c.IdleTimeout),
 		Window: c.Window, MaxSize: c.MaxFile, Components: max(1, len(a.components())), Inbox: box, State: a.checkin, Precheck: a.precheckFor(box),
-		Evidence: a.lastEvidence, Log: a.log, Now: a.now}
+		Withdraw: p.withdraw, Evidence: a.lastEvidence, Log: a.log, Now: a.now}
 	if c.DeviceID < 0 || c.DeviceID > 247 {
 		return nil, fmt.Errorf("device_id is %d, want 1 to 247", c.DeviceID)
 	}
@@ -283,7 +288,8 @@ func (a *Agent) newModbusServer(c *ModbusServer, version string, check bool) (sr
 	if err != nil {
 		return nil, err
 	}
-	return a.newPushed(box, server.Run, check), nil
+	p.serve = server.Run
+	return p, nil
 }
 
 // prefixes reads addresses and networks.

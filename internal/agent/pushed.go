@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -16,10 +17,14 @@ import (
 type pushed struct {
 	*inbox.Inbox
 	a     *Agent
+	bus   string // the kind of source
 	serve func(context.Context) error
 	check bool // it is made for a check of the configuration: there is no inbox behind it
 
 	telling sync.Mutex // the inbox gets one report after the other
+
+	asking      sync.Mutex // held while the manager is given a command: one after the other, whoever asks
+	withdrawing string     // the digest of the release that is being taken back; "": none is
 }
 
 func (a *Agent) newPushed(box *inbox.Inbox, serve func(context.Context) error, check bool) *pushed {
@@ -81,6 +86,95 @@ func (p *pushed) settle(ctx context.Context) error {
 	return nil
 }
 
+// Latest implements [ota.Source]. What is being taken back is not offered any more, nor what has ended and
+// is still to be told to the inbox: after a power cut in between the manager would take it up again.
+func (p *pushed) Latest(ctx context.Context) ([]byte, error) {
+	if err := p.settle(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %w", ota.ErrServer, err)
+	}
+	p.asking.Lock()
+	withdrawing := p.withdrawing
+	p.asking.Unlock()
+	if withdrawing != "" && p.State().Digest == withdrawing {
+		return nil, ota.ErrNoUpdate
+	}
+	return p.Inbox.Latest(ctx)
+}
+
+// withdraw takes back the release with this digest, for whoever has pushed it and asked for its
+// installation: the manager gives it up, if it has that one in hand and does not activate it yet, and then
+// it goes out of the inbox. If ctx ends before, the answer is not known, and the withdrawal goes on.
+func (p *pushed) withdraw(ctx context.Context, digest string) error {
+	p.asking.Lock()
+	busy := p.withdrawing != ""
+	if !busy {
+		p.withdrawing = digest
+	}
+	p.asking.Unlock()
+	if busy {
+		return fmt.Errorf("withdraw the release: %w: that was asked for before, and the update manager has not answered yet", ota.ErrBusy)
+	}
+	done := make(chan error, 1)
+	go func() { done <- p.takeBack(digest) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("withdraw the release: the update manager has not answered yet: %w", ctx.Err())
+	}
+}
+
+// takeBack is withdraw, in its own time. Until it has ended, the manager is neither offered the release nor
+// asked to install it: a check that had it before comes to its end first, and its command after that.
+func (p *pushed) takeBack(digest string) error {
+	defer func() {
+		p.asking.Lock()
+		defer p.asking.Unlock()
+		p.withdrawing = ""
+	}()
+	ctx := context.Background() // a manager that stops answers, too
+	p.asking.Lock()
+	call := p.a.withdrawBy(control.Peer{Bus: p.bus}, digest)
+	p.asking.Unlock()
+	if err := call.Wait(ctx); err != nil && !errors.Is(err, ota.ErrNoUpdate) { // which is: not in hand
+		return err
+	}
+	if err := p.settle(ctx); err != nil { // it has ended by now
+		return err
+	}
+	if err := p.DropRelease(digest); err != nil && !errors.Is(err, inbox.ErrNone) {
+		return err
+	}
+	p.a.log.Info("a release was withdrawn over a bus", "bus", p.bus, "digest", digest)
+	return nil
+}
+
+// withdrawBy has the manager give up the release with this digest, in the name of by.
+func (a *Agent) withdrawBy(by control.Peer, digest string) control.Call {
+	if a.inHand() == digest {
+		a.witness.asked(by, control.Abort)
+	}
+	a.mu.Lock()
+	mgr := a.mgr
+	a.mu.Unlock()
+	if mgr == nil {
+		return ended{fmt.Errorf("withdraw: %w: the device is starting or restarting", ota.ErrStopped)}
+	}
+	a.log.Info("command", "command", "withdraw", "digest", digest)
+	return mgr.Withdraw(digest)
+}
+
+// command gives the manager a command for the release with this digest, unless its installation is no
+// longer asked for.
+func (p *pushed) command(by control.Peer, digest string, c control.Command) (call control.Call, ok bool) {
+	p.asking.Lock()
+	defer p.asking.Unlock()
+	if s := p.State(); p.withdrawing == digest || s.Phase != inbox.Requested || s.Digest != digest {
+		return nil, false
+	}
+	return p.a.CommandBy(by, c), true
+}
+
 // unsent are the reports that not all sources have taken yet, the oldest first.
 func (p *pushed) unsent() []ota.Report {
 	if r := p.a.record.Load(); r != nil {
@@ -131,7 +225,11 @@ func (a *Agent) askFor(ctx context.Context, m *multi, p *pushed, source string) 
 		if r.State == ota.Idle && a.skipped(s.Digest) { // which a person overrules
 			command = control.Install
 		}
-		err := a.CommandBy(control.Peer{Bus: source}, command).Wait(ctx)
+		call, asked := p.command(control.Peer{Bus: source}, s.Digest, command)
+		if !asked {
+			return false
+		}
+		err := call.Wait(ctx)
 		if errors.Is(err, ota.ErrBusy) || errors.Is(err, ota.ErrStopped) {
 			return false
 		}
@@ -146,7 +244,11 @@ func (a *Agent) askFor(ctx context.Context, m *multi, p *pushed, source string) 
 	if !replaceable(r) || r.Consent >= ota.ConsentApply {
 		return true
 	}
-	err := a.CommandBy(control.Peer{Bus: source}, control.Apply).Wait(ctx)
+	call, asked := p.command(control.Peer{Bus: source}, s.Digest, control.Apply)
+	if !asked {
+		return false
+	}
+	err := call.Wait(ctx)
 	if errors.Is(err, ota.ErrBusy) || errors.Is(err, ota.ErrStopped) {
 		return false
 	}
