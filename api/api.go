@@ -104,6 +104,7 @@ type Head struct {
 	UpdateDigest  string       `json:"update_digest,omitempty"`
 	Done          int64        `json:"done,omitempty"`    // bytes of it, verified and written
 	Total         int64        `json:"total,omitempty"`   // bytes of all its images
+	Course        ota.Course   `json:"course,omitzero"`   // how it goes, beyond its bytes
 	Signals       []ota.Signal `json:"signals,omitempty"` // what the gate saw last
 	Causes        []ota.Cause  `json:"causes,omitempty"`  // what it refused for
 }

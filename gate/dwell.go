@@ -85,7 +85,7 @@ func (s *dwell) answer(r *ota.Refusal, digest string, asked, now time.Time) *ota
 	if safe >= s.need {
 		return nil
 	}
-	return &ota.Refusal{Causes: []ota.Cause{ota.CauseDwell}, Reason: fmt.Sprintf("safe for %s of %s%s", seconds(safe, s.need), seconds(s.need, s.need), note)}
+	return &ota.Refusal{Causes: []ota.Cause{ota.CauseDwell}, Ready: s.since.Add(s.need), Reason: fmt.Sprintf("safe for %s of %s%s", seconds(safe, s.need), seconds(s.need, s.need), note)}
 }
 
 // gap is the time from a to b by the clock that says more. The monotonic clock

@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/interlock-energy/ota"
 )
@@ -31,6 +32,7 @@ import (
 // are asked every time, in order, so that the refusal names every reason and
 // carries every signal. Without gates, All always refuses.
 //
+// When all refusals say when they are over by themselves, the last of them says it for all.
 // Refusals that are not about the battery do not change the code. Of the others,
 // the code is [ota.ErrBatteryLow] if that is the only thing wrong with the
 // battery, otherwise [ota.ErrBMSUnsafe].
@@ -57,10 +59,16 @@ func All(gates ...ota.Gate) ota.Gate {
 }
 
 func combine(refusals []*ota.Refusal) *ota.Refusal {
-	sum := &ota.Refusal{}
+	sum := &ota.Refusal{Ready: refusals[0].Ready}
 	var reasons []string
 	for _, r := range refusals {
 		reasons = append(reasons, r.Reason)
+		switch { // the last one decides, and one of which that is not known may be it
+		case r.Ready.IsZero() || sum.Ready.IsZero():
+			sum.Ready = time.Time{}
+		case r.Ready.After(sum.Ready):
+			sum.Ready = r.Ready
+		}
 		sum.Signals = append(sum.Signals, r.Signals...)
 		for _, c := range r.Causes {
 			if !slices.Contains(sum.Causes, c) {

@@ -246,5 +246,5 @@ func decideWindow(hours []Hours, m *ota.Manifest, now time.Time) *ota.Refusal {
 			next = n
 		}
 	}
-	return &ota.Refusal{Causes: []ota.Cause{ota.CauseWindow}, Reason: "outside the update window, which opens " + next.Format("Mon 2006-01-02 15:04 MST")}
+	return &ota.Refusal{Causes: []ota.Cause{ota.CauseWindow}, Ready: next, Reason: "outside the update window, which opens " + next.Format("Mon 2006-01-02 15:04 MST")}
 }

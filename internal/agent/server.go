@@ -264,6 +264,7 @@ func (a *Agent) head() api.Head {
 	}
 	if u := s.Update; u != nil {
 		h.UpdateVersion, h.UpdateDigest, h.Done, h.Total = u.Version, u.Digest, s.Done, u.Size
+		h.Course = s.Course
 	}
 	if len(h.Signals) == 0 {
 		a.mu.Lock()

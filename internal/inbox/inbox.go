@@ -94,6 +94,7 @@ type State struct {
 	Outcome  *ota.Report // Ended
 	Last     *ota.Report // how the last update ended that the manager has reported, also of another release
 	Changed  time.Time   // when a piece came last, or the phase changed
+	Images   int         // that the release has, once the envelope holds
 }
 
 // Errors of Put and the other calls. What wraps [ota.ErrInsufficientSpace] or
@@ -270,6 +271,7 @@ func (b *Inbox) State() State {
 	defer b.mu.Unlock()
 	s := State{Phase: b.s.Phase, Offer: b.s.offer(), Version: b.s.Version, Digest: b.s.Digest, Asked: b.s.Asked, Verified: b.verified,
 		Err: b.err, Outcome: clone(b.s.Outcome), Last: clone(b.s.Last), Changed: b.changed}
+	s.Images = b.s.Images
 	switch s.Phase {
 	case Empty, Ended, Failed:
 	default:

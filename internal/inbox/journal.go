@@ -63,6 +63,7 @@ type state struct {
 	File    int64       `json:"file,omitempty"` // number of the spooled file
 	Version string      `json:"version,omitempty"`
 	Digest  string      `json:"digest,omitempty"`
+	Images  int         `json:"images,omitempty"`
 	Asked   bool        `json:"asked,omitempty"`  // somebody asked for the installation
 	Code    int         `json:"code,omitempty"`   // Failed: why
 	Reason  string      `json:"reason,omitempty"` // the same for people
@@ -81,7 +82,7 @@ func (s *state) sound() bool {
 	default:
 		return false
 	}
-	return s.Format == 1 && s.Size > 0 && s.Size <= ota.MaxImageSize*ota.MaxImages && s.File >= 0 && s.File <= maxDataNumber &&
+	return s.Format == 1 && s.Size > 0 && s.Size <= ota.MaxImageSize*ota.MaxImages && s.Images >= 0 && s.Images <= ota.MaxImages && s.File >= 0 && s.File <= maxDataNumber &&
 		(s.Phase != Ended || s.Outcome != nil)
 }
 

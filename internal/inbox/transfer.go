@@ -47,7 +47,7 @@ func (b *Inbox) Begin(o Offer) (resumed bool, err error) {
 	}
 	s := state{Format: 1, Phase: Opening, Size: o.Size, SHA256: o.SHA256, Bare: o.Bare, File: b.nextFile(), Last: b.s.Last}
 	if o.Bare {
-		s.Phase, s.Version, s.Digest = Receiving, b.offeredM.Version, b.offeredM.Digest
+		s.Phase, s.Version, s.Digest, s.Images = Receiving, b.offeredM.Version, b.offeredM.Digest, len(b.offeredM.Images)
 	}
 	if err := b.begin(&s); err != nil {
 		return false, fmt.Errorf("begin a transfer of %d bytes: %w", o.Size, err)
@@ -181,7 +181,7 @@ func (b *Inbox) nextFile() int64 {
 func (b *Inbox) holds(signed []byte, m *ota.Manifest) {
 	b.signed, b.m, b.lay = signed, m, newLayout(signed, m)
 	b.head = b.lay.head
-	b.s.Version, b.s.Digest = m.Version, m.Digest
+	b.s.Version, b.s.Digest, b.s.Images = m.Version, m.Digest, len(m.Images)
 	b.checked = make([]byte, b.lay.chunks)
 	b.err = nil
 }

@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"time"
 
 	"github.com/interlock-energy/ota"
@@ -91,7 +92,12 @@ type Status struct {
 	Received int64         `json:"received,omitempty"` // bytes of the file
 	Size     int64         `json:"size,omitempty"`     // of the file, or of its blocks
 	Done     float64       `json:"done,omitempty"`     // of what State does: 0 to 1
-	Left     time.Duration `json:"left,omitempty"`     // of a trial, or until a restart; 0: not known
+	Left     time.Duration `json:"left,omitempty"`     // ns, until State is over if nothing changes; 0: not known
+
+	Attempt int `json:"attempt,omitempty"` // which try of the update it is, from 1; 0: none, or not known
+	// A bit for each image of the release, in the manifest's order, from bit 0 on.
+	ImagesDone   uint32 `json:"images_done,omitempty"`   // written into the slot and read back
+	ImagesFailed uint32 `json:"images_failed,omitempty"` // the one at which the installation has failed
 }
 
 // why says in words why the device waits or failed; "" if it says nothing.
@@ -105,6 +111,30 @@ func (s *Status) why() string {
 	return ""
 }
 
+// Going says what the numbers of a status mean, to be put behind its state; "" if there
+// are none.
+func (s *Status) Going() (text string) {
+	if s.Attempt > 1 {
+		text += fmt.Sprintf(", try %d", s.Attempt)
+	}
+	if n := bits.TrailingZeros32(s.ImagesFailed); n < 32 {
+		text += fmt.Sprintf(", at image %d", n+1)
+	}
+	if s.Left <= 0 {
+		return text
+	}
+	left := About(s.Left)
+	switch {
+	case s.State == WaitSafe:
+		return text + ", goes on in " + left
+	case s.State == Trial && s.Result != 0:
+		return text + ", goes back in " + left + " if this lasts"
+	case s.State == Trial:
+		return text + ", proven in " + left
+	}
+	return text + ", " + left + " left"
+}
+
 // String is one line for people.
 func (s Status) String() string {
 	text := s.State.String()
@@ -114,9 +144,7 @@ func (s Status) String() string {
 	if s.Done > 0 && s.Done < 1 {
 		text += fmt.Sprintf(" %d %%", int(100*s.Done))
 	}
-	if s.Left > 0 {
-		text += fmt.Sprintf(", %v left", s.Left)
-	}
+	text += s.Going()
 	if why := s.why(); why != "" {
 		text += ": " + why
 	}

@@ -188,6 +188,8 @@ func (h *handler) readTransfer(did uds.DID) ([]byte, error) {
 		return h.text(profile.FormatSignals(signals))
 	case profile.DIDProgress:
 		return profile.Progress{Received: uint32(b.Received), Total: uint32(b.Offer.Size), Next: uint32(b.Missing), Verified: uint32(b.Verified)}.Append(nil), nil
+	case profile.DIDCourse:
+		return v.course.Append(nil), nil
 	case profile.DIDTransfer:
 		return profile.Transfer{Size: uint32(b.Offer.Size), SHA256: b.Offer.SHA256}.Append(nil), nil
 	case profile.DIDOffered:

@@ -2,6 +2,7 @@ package can
 
 import (
 	"errors"
+	"math"
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/api"
@@ -18,12 +19,15 @@ type view struct {
 	result profile.Result
 	reason string
 	safety profile.Safety
+	course profile.Course
 }
 
 // look says how the update stands.
 func look(b inbox.State, head api.CheckinRequest) view {
 	u := standing.Of(b, head, false)
-	return view{profile.State(u.State), profile.Result(u.Result), u.Text, profile.Safety(u.Safety)}
+	return view{profile.State(u.State), profile.Result(u.Result), u.Text, profile.Safety(u.Safety),
+		profile.Course{Progress: u.Progress, Written: uint32(min(u.Written, math.MaxUint32)), Left: u.Left, Attempt: u.Try,
+			ImagesDone: uint32(u.Done), ImagesFailed: uint32(u.Failed)}}
 }
 
 // refused is the code for a tester who asks for what the gate does not allow. The exact

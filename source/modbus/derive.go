@@ -11,5 +11,6 @@ import (
 // numbers.
 func shown(u standing.Standing) profile.Status {
 	return profile.Status{State: profile.State(u.State), Result: profile.Result(u.Result), Safety: profile.Safety(u.Safety),
-		Reasons: u.Count, Progress: u.Progress, Written: uint32(min(u.Written, math.MaxUint32))}
+		Reasons: u.Count, Progress: u.Progress, Written: uint32(min(u.Written, math.MaxUint32)),
+		ModulesDone: uint32(u.Done), ModulesFailed: uint32(u.Failed), SecondsLeft: u.Left, Attempt: u.Try}
 }

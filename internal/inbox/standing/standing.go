@@ -7,6 +7,7 @@ package standing
 
 import (
 	"errors"
+	"math"
 	"slices"
 
 	"github.com/interlock-energy/ota"
@@ -93,8 +94,28 @@ type Standing struct {
 	State    State
 	Progress uint16 // of what State says, per mille
 	Written  int64  // bytes of the release in the slot
+
+	Try    uint16 // which one it is, from 1; 0: nothing is being installed
+	Left   uint32 // seconds until State is over if nothing changes; 0: not known
+	Done   Images // written into the slot and read back
+	Failed Images // the one at which the update has failed; none: it was not at one, or nobody knows
 	Reasons
 }
+
+// Images has a bit for each image of a release, in the manifest's order, beginning with
+// bit 0. Those from the 33rd on have none.
+type Images uint32
+
+// first returns the bits of the first n images.
+func first(n int) Images {
+	if n >= 32 {
+		return math.MaxUint32
+	}
+	return 1<<max(n, 0) - 1
+}
+
+// image returns the bit of image n, from 1; none for 0.
+func image(n int) Images { return first(n) &^ first(n-1) }
 
 // Reasons are why something does not happen.
 type Reasons struct {
@@ -127,7 +148,7 @@ func Of(st inbox.State, device api.CheckinRequest, aborted bool) Standing {
 		u.requested(st, device)
 		return u
 	case inbox.Ended:
-		u.ended(st.Outcome)
+		u.ended(st)
 		return u
 	case inbox.Failed:
 		u.State = Failed
@@ -158,12 +179,13 @@ func (u *Standing) requested(st inbox.State, device api.CheckinRequest) {
 		u.Reasons = Reasons{Result: Busy, Text: "another update is under way"}
 		return
 	case device.UpdateDigest == "" && device.Digest == st.Digest:
-		u.State, u.Result = Trial, OK // it has ended, and the report is still to come
+		u.State, u.Result, u.Done = Trial, OK, first(st.Images) // it has ended, and the report is still to come
 		return
 	case device.UpdateDigest == "":
 		return // the manager has not looked yet, or says why it does not
 	}
 	u.Written, u.Progress = device.Done, perMille(device.Done, device.Total)
+	u.course(&device.Course)
 	switch device.Status {
 	case ota.StatusDownloading, ota.StatusVerifying, ota.StatusApplying:
 		u.State = Installing
@@ -171,6 +193,9 @@ func (u *Standing) requested(st inbox.State, device api.CheckinRequest) {
 		u.State = RebootPending
 	case ota.StatusTrial:
 		u.State = Trial
+		if device.Code == ota.ErrValidation || device.Code == ota.ErrInternal { // a health check's; there is nothing to verify here
+			u.Result = Unhealthy
+		}
 	case ota.StatusComplete:
 		u.State, u.Result = Trial, OK // until the outcome is reported
 	case ota.StatusRollingBack:
@@ -181,13 +206,21 @@ func (u *Standing) requested(st inbox.State, device api.CheckinRequest) {
 	}
 }
 
+// course takes over what the manager counts. What comes from a device may be any number.
+func (u *Standing) course(c *ota.Course) {
+	u.Try = uint16(min(max(c.Try, 0), math.MaxUint16))
+	u.Left = uint32(min(max(c.SecondsLeft, 0), math.MaxUint32))
+	u.Done, u.Failed = first(c.ImagesDone), image(c.FailedImage)
+}
+
 // passes reports whether err may be gone by itself.
 func passes(err error) bool {
 	return errors.Is(err, ota.ErrNotNow) || errors.Is(err, ota.ErrConnectivity) || errors.Is(err, ota.ErrServer)
 }
 
 // ended says how the update has ended. Only what was proven is confirmed.
-func (u *Standing) ended(r *ota.Report) {
+func (u *Standing) ended(st inbox.State) {
+	r := st.Outcome
 	if r == nil {
 		u.State, u.Result, u.Text = Failed, Internal, "how it ended is not known"
 		return
@@ -195,7 +228,7 @@ func (u *Standing) ended(r *ota.Report) {
 	u.Text = r.Reason
 	switch r.Result {
 	case ota.Succeeded:
-		u.State, u.Progress = Confirmed, 1000
+		u.State, u.Progress, u.Done = Confirmed, 1000, first(st.Images)
 	case ota.RolledBack:
 		u.State, u.Result = RolledBack, WentBack
 	case ota.Lost:
@@ -215,6 +248,8 @@ func (u *Standing) ended(r *ota.Report) {
 		case u.Result == OK:
 			u.Result = Internal
 		}
+		// Images are written one after the other.
+		u.Done, u.Failed = first(r.FailedImage-1), image(r.FailedImage)
 	}
 }
 

@@ -48,6 +48,8 @@ type Config struct {
 
 // Device is a device on a CAN bus. It is a [push.Device].
 type Device struct {
+	noCourse bool // the device does not know DIDCourse
+
 	cfg    Config
 	conn   uds.Conn
 	client *uds.Client
@@ -299,8 +301,35 @@ func (d *Device) Status(ctx context.Context) (push.Status, error) {
 	if s.Version, err = d.text(ctx, profile.DIDOffered); err != nil {
 		return s, err
 	}
-	s.Running, err = d.text(ctx, profile.DIDVersion)
-	return s, err
+	if s.Running, err = d.text(ctx, profile.DIDVersion); err != nil {
+		return s, err
+	}
+	return s, d.course(ctx, &s)
+}
+
+// course reads how an installation goes, from devices that say so.
+func (d *Device) course(ctx context.Context, s *push.Status) error {
+	if s.State < push.WaitSafe || d.noCourse {
+		return nil // there is nothing to know, and frames are few
+	}
+	b, err := d.read(ctx, profile.DIDCourse)
+	if notThere(err) {
+		d.noCourse = true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c, err := profile.ParseCourse(b)
+	if err != nil {
+		return err
+	}
+	if s.State == push.Installing {
+		s.Done = float64(min(c.Progress, 1000)) / 1000
+	}
+	s.Left, s.Attempt = time.Duration(c.Left)*time.Second, int(c.Attempt)
+	s.ImagesDone, s.ImagesFailed = c.ImagesDone, c.ImagesFailed
+	return nil
 }
 
 // state reads how far the device is, and why it is no further.

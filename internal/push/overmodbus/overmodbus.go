@@ -160,7 +160,7 @@ func (d *Device) Status(ctx context.Context) (push.Status, error) {
 func describe(s *profile.Status, d *profile.Display) push.Status {
 	out := push.Status{State: push.State(s.State), Result: push.Result(s.Result), Reason: d.Reason, Running: d.Running, Version: d.Update,
 		Received: int64(s.Received) * profile.BlockSize, Size: int64(s.Blocks) * profile.BlockSize,
-		Left: time.Duration(s.SecondsLeft) * time.Second}
+		Left: time.Duration(s.SecondsLeft) * time.Second, Attempt: int(s.Attempt), ImagesDone: s.ModulesDone, ImagesFailed: s.ModulesFailed}
 	if s.State == profile.Verifying || s.State == profile.Installing {
 		out.Done = float64(min(s.Progress, 1000)) / 1000
 	}

@@ -131,6 +131,36 @@ func ParseBus(b []byte) (Bus, error) {
 	return Bus{Bitrate: binary.BigEndian.Uint32(b), BlockSize: b[4], STmin: b[5], Share: b[6]}, nil
 }
 
+// Course is how an installation goes (DIDCourse). What is 0 is not known, or does not apply.
+type Course struct {
+	Progress     uint16 // per mille of what State says
+	Written      uint32 // bytes of the release in the slot
+	Left         uint32 // seconds until State is over if nothing changes
+	Attempt      uint16 // which try it is, from 1
+	ImagesDone   uint32 // written and read back: a bit for each, in the manifest's order
+	ImagesFailed uint32 // the bit of the one at which the installation has failed
+}
+
+// Append appends the 20 bytes of c.
+func (c Course) Append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint16(b, c.Progress)
+	b = binary.BigEndian.AppendUint32(b, c.Written)
+	b = binary.BigEndian.AppendUint32(b, c.Left)
+	b = binary.BigEndian.AppendUint16(b, c.Attempt)
+	b = binary.BigEndian.AppendUint32(b, c.ImagesDone)
+	return binary.BigEndian.AppendUint32(b, c.ImagesFailed)
+}
+
+// ParseCourse reads what [Course.Append] writes.
+func ParseCourse(b []byte) (Course, error) {
+	if err := long("how the installation goes", b, 20); err != nil {
+		return Course{}, err
+	}
+	u := binary.BigEndian.Uint32
+	return Course{Progress: binary.BigEndian.Uint16(b), Written: u(b[2:]), Left: u(b[6:]), Attempt: binary.BigEndian.Uint16(b[10:]),
+		ImagesDone: u(b[12:]), ImagesFailed: u(b[16:])}, nil
+}
+
 // AppendBoot appends the value of DIDBoot: one module, and its version.
 func AppendBoot(b []byte, version string) []byte { return append(append(b, 1), Text(version)...) }
 

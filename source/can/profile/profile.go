@@ -65,6 +65,7 @@ const (
 	DIDOutcome  = 0xFD0B // how the last update ended, see [EncodeOutcome]
 	DIDStatus   = 0xFD0C // [Status]
 	DIDBus      = 0xFD0D // [Bus]
+	DIDCourse   = 0xFD0E // [Course]
 )
 
 // Routine identifiers. FF00 and FF01 are in ISO 14229-1, Annex F; 0202 and 0203 are the

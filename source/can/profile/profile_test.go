@@ -76,6 +76,7 @@ func TestBytes(t *testing.T) {
 		{"transfer", hex.EncodeToString(profile.Transfer{Size: 0x01020304, SHA256: sha}.Append(nil)), "01020304" + strings.Repeat("ab", 32)},
 		{"status", hex.EncodeToString(profile.Status{Status: ota.StatusTrial, Code: ota.ErrInternal}.Append(nil)), "0bff9c"},
 		{"bus", hex.EncodeToString(profile.Bus{Bitrate: 500_000, BlockSize: 8, STmin: 1, Share: 50}.Append(nil)), "0007a120080132"},
+		{"course", hex.EncodeToString(profile.Course{Progress: 250, Written: 0x01020304, Left: 70000, Attempt: 2, ImagesDone: 3, ImagesFailed: 4}.Append(nil)), "00fa" + "01020304" + "00011170" + "0002" + "00000003" + "00000004"},
 		{"boot", hex.EncodeToString(profile.AppendBoot(nil, "1.2")), "01312e32"},
 		{"safety", hex.EncodeToString(profile.AppendSafety(nil, profile.TemperatureHigh|profile.Other)), "8008"},
 		{"signals", profile.FormatSignals([]ota.Signal{{Name: "soc", Value: 62.5, Unit: "%"}, {Name: "a b", Value: -1}}), "soc 62.5 %\na_b -1\n"},
@@ -107,6 +108,10 @@ func TestRoundTrips(t *testing.T) {
 	if got, err := profile.ParseOutcome(b); err != nil || cmp.Diff(r, got) != "" {
 		t.Errorf("outcome: %v %v", got, err)
 	}
+	course := profile.Course{Progress: 1000, Written: 1, Left: 1 << 31, Attempt: 65535, ImagesDone: 1<<32 - 1, ImagesFailed: 1 << 31}
+	if got, err := profile.ParseCourse(append(course.Append(nil), 9)); got != course || err != nil {
+		t.Errorf("course with more behind it: %+v %v", got, err)
+	}
 	if got, err := profile.ParseOutcome(nil); got != nil || err != nil {
 		t.Errorf("no outcome: %v %v", got, err)
 	}
@@ -136,6 +141,7 @@ var parsers = map[string]func([]byte) error{
 	"transfer": func(b []byte) error { _, err := profile.ParseTransfer(b); return err },
 	"status":   func(b []byte) error { _, err := profile.ParseStatus(b); return err },
 	"bus":      func(b []byte) error { _, err := profile.ParseBus(b); return err },
+	"course":   func(b []byte) error { _, err := profile.ParseCourse(b); return err },
 	"safety":   func(b []byte) error { _, err := profile.ParseSafety(b); return err },
 	"boot":     func(b []byte) error { _, err := profile.ParseBoot(b); return err },
 	"signals":  func(b []byte) error { _, err := profile.ParseSignals(string(b)); return err },

@@ -65,6 +65,7 @@ var Data = []Row{
 	{"DID", DIDOutcome, "outcome", "text", "R", Anywhere, false, "how the last update ended, in JSON as for servers; empty: none did"},
 	{"DID", DIDStatus, "status", "3", "R", Anywhere, false, "status of the update manager u8, error code i16"},
 	{"DID", DIDBus, "bus", "7", "R", Anywhere, false, "bit/s u32, block size u8, STmin u8, percent of the bus that a transfer may take u8"},
+	{"DID", DIDCourse, "course", "20", "R", Anywhere, false, "how the installation goes: per mille of what FD01 says u16; bytes written into the slot u32; seconds left u32, until the state is over if nothing changes (WAIT_SAFE: the gate's wait, if only time is missing; INSTALLING: until all is written; TRIAL: until it is proven, or, with result 20, until it goes back), 0 not known; which try it is u16, 0 nothing is being installed; images written and read back u32, a bit for each in the order of the manifest, b0 the first; the bit of the image at which it has failed u32, 0 it was not at one"},
 }
 
 // Routines lists the routines. All are started only (31 01).

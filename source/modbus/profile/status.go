@@ -62,10 +62,10 @@ type Status struct {
 	Reasons       uint16 // how many reasons the gate gave
 	IdleLeft      uint16 // seconds until the session is dropped; 0: there is none
 	Written       uint32 // bytes that were written into the slot
-	ModulesDone   uint32 // a bit for each; 0 where components are not addressed one by one
-	ModulesFailed uint32
-	SecondsLeft   uint32 // of the restart or the trial; 0: not known
-	Attempt       uint16 // 0: not known
+	ModulesDone   uint32 // a bit for each image, in the manifest's order: written and read back
+	ModulesFailed uint32 // the bit of the image at which the installation has failed
+	SecondsLeft   uint32 // until State is over if nothing changes; 0: not known
+	Attempt       uint16 // which try it is, from 1; 0: nothing is being installed
 }
 
 // Encode fills dst, which has StatusSize registers.
