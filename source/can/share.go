@@ -23,30 +23,34 @@ const (
 // a character has ten bits on the line.
 const longestLine = 1 + 8 + 1 + 16 + 1
 
-// frame is how long one frame is on the bus at most, or on the serial line to it if that takes longer and
-// is shared: what waits there in front of a frame of the battery keeps it as the bus would.
+// frame is how long one frame is on the bus at most.
 func (cfg *Config) frame() time.Duration {
 	bits := time.Duration(longest29)
 	if cfg.eleven() {
 		bits = longest11
 	}
-	took := bits * time.Second / time.Duration(cfg.Bitrate)
+	return bits * time.Second / time.Duration(cfg.Bitrate)
+}
+
+// carried is how long one frame keeps others waiting at most: on the bus, or on the serial line
+// to it, if that is slower and has other users.
+func (cfg *Config) carried() time.Duration {
 	if l := cfg.Link; l.Shared != nil && l.Baud > 0 {
-		took = max(took, longestLine*10*time.Second/time.Duration(l.Baud))
+		return max(cfg.frame(), longestLine*10*time.Second/time.Duration(l.Baud))
 	}
-	return took
+	return cfg.frame()
 }
 
 // pause is the STmin that testers are asked for. Of a block of BS frames, BS-1 have the
 // pause before them, and one flow control frame comes in addition, so that
 //
-//	share = (BS+1)·frame / ((BS+1)·frame + (BS-1)·pause)
+//	share = (BS+1)·carried / ((BS+1)·frame + (BS-1)·pause)
 //
-// at most. What it is rounded to is what flow control can say: 0.1 to 0.9 ms, then whole
+// at most; carried is more than frame only where a serial line is slower than the bus. What it is rounded to is what flow control can say: 0.1 to 0.9 ms, then whole
 // milliseconds.
 func (cfg *Config) pause() time.Duration {
 	bs := time.Duration(cfg.BlockSize)
-	need := cfg.frame() * (bs + 1) * time.Duration(100-cfg.Share) / ((bs - 1) * time.Duration(cfg.Share))
+	need := (bs + 1) * (cfg.carried()*100/time.Duration(cfg.Share) - cfg.frame()) / (bs - 1)
 	p := max(need, cfg.STmin, 0)
 	step := time.Millisecond
 	if p <= 900*time.Microsecond {
@@ -65,7 +69,7 @@ func stmin(p time.Duration) byte {
 
 // rate is how many frames of an answer leave in a second at most.
 func (cfg *Config) rate() int {
-	return max(1, int(time.Second*time.Duration(cfg.Share)/(100*cfg.frame())))
+	return max(1, int(time.Second*time.Duration(cfg.Share)/(100*cfg.carried())))
 }
 
 // shared keeps the share of the bus where flow control cannot: between requests. An
@@ -73,7 +77,8 @@ func (cfg *Config) rate() int {
 // that waits for answers cannot go faster.
 type shared struct {
 	uds.Conn
-	frame time.Duration
+	frame time.Duration // on the bus
+	cost  time.Duration // of a frame: what it keeps others waiting
 	pause time.Duration // that frames of a request have before them
 	share int
 	block int           // frames for a flow control frame
@@ -84,7 +89,7 @@ type shared struct {
 }
 
 func (cfg *Config) shared(c uds.Conn) *shared {
-	s := &shared{Conn: c, frame: cfg.frame(), pause: cfg.pause(), share: cfg.Share, block: cfg.BlockSize}
+	s := &shared{Conn: c, frame: cfg.frame(), cost: cfg.carried(), pause: cfg.pause(), share: cfg.Share, block: cfg.BlockSize}
 	s.owed = 2 * s.price(cfg.MaxBlock)
 	return s
 }
@@ -100,7 +105,7 @@ func (s *shared) frames(n int) time.Duration {
 
 // price is for how long a message of n bytes is to be paid for.
 func (s *shared) price(n int) time.Duration {
-	return s.frames(n) * s.frame * 100 / time.Duration(s.share)
+	return s.frames(n) * s.cost * 100 / time.Duration(s.share)
 }
 
 // pay adds what a message has taken, from when it began. No more is owed than the longest
