@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/interlock-energy/ota/bus/can"
+	"github.com/interlock-energy/ota/bus/internal/patience"
 )
 
 // Channel is a [Conn] over a Mux.
@@ -18,10 +19,10 @@ type Channel struct {
 	stop    context.CancelFunc // of answer
 	wake    chan struct{}      // answer has something to do
 
-	sending chan struct{} // a token: one PDU at a time
-	pace    time.Time     // when Settings.gap lets the next frame go; of whoever has the token
-	flows   chan part     // flow control that the transfer waits for
-	flow    patience      // N_Bs; of whoever has the token
+	sending chan struct{}  // a token: one PDU at a time
+	pace    time.Time      // when Settings.gap lets the next frame go; of whoever has the token
+	flows   chan part      // flow control that the transfer waits for
+	flow    patience.Timer // N_Bs; of whoever has the token
 
 	mu     sync.Mutex
 	rx     receiver
@@ -42,8 +43,8 @@ func newChannel(m *Mux, a Address, s settings) *Channel {
 		mux: m, address: a, format: f,
 		wake: make(chan struct{}, 1), sending: make(chan struct{}, 1), flows: make(chan part, flowsMost),
 		ready: make(chan struct{}),
-		rx:    receiver{settings: s, offset: f.offset(), only: a.functional, gaps: patience{most: s.NCr, adapts: s.Adapt}},
-		flow:  patience{most: s.NBs, adapts: s.Adapt},
+		rx:    receiver{settings: s, offset: f.offset(), only: a.functional, gaps: s.timer(s.NCr)},
+		flow:  s.timer(s.NBs),
 	}
 }
 

@@ -3,6 +3,8 @@ package isotp
 import (
 	"fmt"
 	"time"
+
+	"github.com/interlock-energy/ota/bus/internal/patience"
 )
 
 // settings are a Config with its defaults filled in.
@@ -28,6 +30,18 @@ const (
 
 // mostPDU is what the 32 bits of a first frame can announce, and an int hold.
 const mostPDU = 1<<31 - 1
+
+// leastTimer is for peers that are quick as a rule and slow once in a while, as programs are.
+const leastTimer = 100 * time.Millisecond
+
+// timer waits so long for a frame of the peer, or adapts.
+func (s settings) timer(most time.Duration) patience.Timer {
+	t := patience.Timer{Most: most}
+	if s.Adapt {
+		t.Least = min(leastTimer, most)
+	}
+	return t
+}
 
 func (c Config) settings() (settings, error) {
 	refuse := func(format string, args ...any) (settings, error) {

@@ -90,10 +90,10 @@ type Config struct {
 	// one, where the standard has the PDU given up: adapters and gateways do that to frames.
 	// A PDU still comes out only if each of its frames came in.
 	Mend bool
-	// Adapt makes NBs and NCr shorter on a line that has shown that it loses frames: once
-	// one of them has run out, it is four times what the peer took lately, at least 100 ms,
-	// and twice as long after each time that this was not enough, up to what is said here.
-	// The standard gives both ends a second, which is how long each loss costs.
+	// Adapt makes NBs and NCr shorter on a line that has shown that it loses frames: from the
+	// first time that one of them has run out it follows what the peer really takes, is at
+	// least 100 ms, and grows up to what is said here while that is not enough. The standard
+	// gives both ends a second, which is what each loss costs.
 	Adapt bool
 
 	NAs time.Duration // the link may take this long to take a frame; 0: 1 s

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/interlock-energy/ota/bus/can"
+	"github.com/interlock-energy/ota/bus/internal/patience"
 )
 
 // queueMost is how many PDUs wait for somebody to receive them.
@@ -52,8 +53,8 @@ type receiver struct {
 	owed     bool
 	turn     uint64 // changes with each frame that belongs here: what is older is out of date
 
-	gaps  patience  // N_Cr
-	heard time.Time // when the last frame came, or it was told to go on; zero: neither
+	gaps  patience.Timer // N_Cr
+	heard time.Time      // when the last frame came, or it was told to go on; zero: neither
 
 	results []result
 	bytes   int // of their PDUs
@@ -178,10 +179,10 @@ func (r *receiver) more(now time.Time, p part) {
 	}
 	r.turn++
 	if !r.heard.IsZero() {
-		r.gaps.took(now.Sub(r.heard))
+		r.gaps.Took(now.Sub(r.heard))
 	}
 	r.heard = now
-	r.deadline = now.Add(r.gaps.now())
+	r.deadline = now.Add(r.gaps.Now())
 	ahead := r.ahead
 	r.ahead = nil
 	if r.next(data) && ahead != nil {
@@ -276,9 +277,9 @@ func (r *receiver) expire(now time.Time) {
 	case asking:
 		r.ask()
 	case receiving:
-		patience := r.gaps.now()
-		r.gaps.over()
-		r.end(fmt.Errorf("%w after %d of %d bytes: no frame within %v (N_Cr)", ErrTimeout, len(r.buf), r.size, patience))
+		waited := r.gaps.Now()
+		r.gaps.Over()
+		r.end(fmt.Errorf("%w after %d of %d bytes: no frame within %v (N_Cr)", ErrTimeout, len(r.buf), r.size, waited))
 	}
 }
 
@@ -314,6 +315,6 @@ func (r *receiver) sent(now time.Time, turn uint64, err error) {
 		r.deadline = now.Add(r.Wait)
 	case r.phase == receiving:
 		r.heard = now
-		r.deadline = now.Add(r.gaps.now())
+		r.deadline = now.Add(r.gaps.Now())
 	}
 }

@@ -183,8 +183,8 @@ func (t *transfer) arm() {
 
 // clearance waits for the peer to say go on.
 func (t *transfer) clearance() (part, error) {
-	patience, began := t.flow.now(), time.Now()
-	timer := time.NewTimer(patience + 1) // what comes just in time is in time
+	limit, began := t.flow.Now(), time.Now()
+	timer := time.NewTimer(limit + 1) // what comes just in time is in time
 	defer timer.Stop()
 	for waits := 0; ; {
 		var fc part
@@ -196,11 +196,11 @@ func (t *transfer) clearance() (part, error) {
 			select {
 			case fc = <-t.flows: // it came, and this goroutine was late
 			default:
-				t.flow.over()
-				return fc, fmt.Errorf("%w: no flow control within %v (N_Bs)", ErrTimeout, patience)
+				t.flow.Over()
+				return fc, fmt.Errorf("%w: no flow control within %v (N_Bs)", ErrTimeout, limit)
 			}
 		}
-		t.flow.took(time.Since(began))
+		t.flow.Took(time.Since(began))
 		switch fc.flow {
 		case proceed:
 			return fc, nil
@@ -208,8 +208,8 @@ func (t *transfer) clearance() (part, error) {
 			if waits++; waits > t.rx.WFTmax {
 				return fc, fmt.Errorf("%w: %d", ErrWaits, waits)
 			}
-			patience, began = t.rx.NBs, time.Now()
-			timer.Reset(patience + 1)
+			limit, began = t.rx.NBs, time.Now() // it is there, and says so itself
+			timer.Reset(limit + 1)
 		case overflow:
 			return fc, ErrOverflow
 		default:

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/interlock-energy/ota/bus/internal/patience"
 )
 
 // ClientConfig says how patient a client is. The zero value works.
@@ -17,10 +19,10 @@ type ClientConfig struct {
 	P2Star time.Duration
 	// Margin is what the way there and back may take, added to P2 and P2Star; 0: 500 ms.
 	Margin time.Duration
-	// Adapt makes Margin shorter on a line that has shown that it loses what is sent: once a
-	// request had no answer in time, it is four times what answers took lately, at least
-	// 30 ms, and twice as long after each time that this was not enough, up to Margin. P2
-	// and P2Star, which are the server's, stay.
+	// Adapt makes Margin shorter on a line that has shown that it loses messages: from the
+	// first request on that had no answer it follows what answers really take, is at least
+	// 30 ms, and grows up to what is said here while that is not enough. P2 and P2Star,
+	// which are the server's, stay.
 	Adapt bool
 	// MaxPending is how long a server may answer ResponsePending to one request; 0: 10 min.
 	MaxPending time.Duration
@@ -51,6 +53,9 @@ func (c ClientConfig) filled() ClientConfig {
 	return c
 }
 
+// leastMargin is for operating systems that let a program wait.
+const leastMargin = 30 * time.Millisecond
+
 // Errors of a client, besides [NegativeAnswer] and those of its Conn.
 var (
 	ErrNoAnswer = errors.New("no answer")
@@ -74,9 +79,9 @@ type Client struct {
 	mu         sync.Mutex
 	session    Session
 	p2, p2Star time.Duration
-	asked      time.Time // when the server last heard of us
-	way        way
-	lost       error // of conn
+	asked      time.Time      // when the server last heard of us
+	way        patience.Timer // Margin
+	lost       error          // of conn
 }
 
 // NewClient returns a client that reads all that comes from conn, until Close.
@@ -84,7 +89,10 @@ func NewClient(conn Conn, cfg ClientConfig) *Client {
 	c := &Client{conn: conn, cfg: cfg.filled(), session: Default,
 		answers: make(chan []byte, 16), turn: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
 	c.p2, c.p2Star = c.cfg.P2, c.cfg.P2Star
-	c.way = way{most: c.cfg.Margin, adapts: c.cfg.Adapt}
+	c.way.Most = c.cfg.Margin
+	if c.cfg.Adapt {
+		c.way.Least = min(leastMargin, c.cfg.Margin)
+	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.running.Go(c.read)
 	if c.cfg.KeepAlive > 0 {
@@ -187,7 +195,10 @@ func (c *Client) once(ctx context.Context, pdu []byte) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { <-c.turn }()
-	defer c.heard()
+	// Requests of which none gets through do not keep a session.
+	if c.due() <= 0 {
+		c.tellPresent()
+	}
 	for len(c.answers) > 0 {
 		<-c.answers // of earlier requests
 	}
@@ -201,7 +212,7 @@ func (c *Client) once(ctx context.Context, pdu []byte) ([]byte, error) {
 	return c.await(ctx, pdu)
 }
 
-// heard notes that the server knows that we are there.
+// heard notes that the server knows that we are there, or was told at least.
 func (c *Client) heard() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -211,7 +222,7 @@ func (c *Client) heard() {
 // await waits for the answer to pdu.
 func (c *Client) await(ctx context.Context, pdu []byte) ([]byte, error) {
 	c.mu.Lock()
-	p2, p2Star, margin := c.p2, c.p2Star, c.way.margin()
+	p2, p2Star, margin := c.p2, c.p2Star, c.way.Now()
 	c.mu.Unlock()
 	service := Service(pdu[0])
 	quiet := service.HasSubFunction() && len(pdu) > 1 && pdu[1]&suppress != 0
@@ -226,6 +237,7 @@ func (c *Client) await(ctx context.Context, pdu []byte) ([]byte, error) {
 			if !belongs(answer, pdu) {
 				continue
 			}
+			c.heard()
 			if first {
 				c.took(time.Since(since))
 				first = false
@@ -283,14 +295,14 @@ func (c *Client) await(ctx context.Context, pdu []byte) ([]byte, error) {
 func (c *Client) took(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.way.took(d)
+	c.way.Took(d)
 }
 
 // silence notes that no answer came in time.
 func (c *Client) silence() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.way.lost()
+	c.way.Over()
 }
 
 // belongs reports whether an answer is one to pdu: what came late, for an earlier
@@ -363,13 +375,10 @@ func (c *Client) keepAlive() {
 // present sends TesterPresent if it is time, and returns when it will be; 0: not before
 // there is another session. While a request runs, the server's S3 does not.
 func (c *Client) present() time.Duration {
-	c.mu.Lock()
-	session, left := c.session, c.cfg.KeepAlive-time.Since(c.asked)
-	c.mu.Unlock()
-	if session == Default {
+	if c.Session() == Default {
 		return 0
 	}
-	if left > 0 {
+	if left := c.due(); left > 0 {
 		return left
 	}
 	select {
@@ -378,14 +387,28 @@ func (c *Client) present() time.Duration {
 		return c.cfg.KeepAlive
 	}
 	defer func() { <-c.turn }()
+	c.tellPresent()
+	return c.cfg.KeepAlive
+}
+
+// due is when the server must be told that the client is there.
+func (c *Client) due() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.session == Default || c.cfg.KeepAlive < 0 {
+		return time.Hour
+	}
+	return c.cfg.KeepAlive - time.Since(c.asked)
+}
+
+// tellPresent tells it. Nobody waits for an answer. If it does not get out, the next one may.
+func (c *Client) tellPresent() {
 	conn := c.cfg.Functional
 	if conn == nil {
 		conn = c.conn
 	}
-	// Nobody waits for an answer. If it does not get out, the next one may.
 	_ = conn.Send(c.ctx, PresentRequest{Suppress: true}.Append(nil))
 	c.heard()
-	return c.cfg.KeepAlive
 }
 
 // entered notes the session that the server is in now; times of 0 were not told.

@@ -138,7 +138,7 @@ func (cfg *Config) lines(physical, functional isotp.Conn, end func()) *lines {
 
 // open opens the bus and the two channels on it.
 func (cfg *Config) open(ctx context.Context) (*lines, error) {
-	config := isotp.Config{BlockSize: cfg.BlockSize, STmin: cfg.pause(), FramesPerSecond: cfg.rate()}
+	config := isotp.Config{BlockSize: cfg.BlockSize, STmin: cfg.pause(), FramesPerSecond: cfg.rate(), Mend: true}
 	if cfg.Link.Interface != "" {
 		conn, err := isotp.OpenKernel(cfg.Link.Interface, cfg.physical(), config)
 		if err == nil {

@@ -27,6 +27,8 @@ type Line struct {
 	Silent  bool    // the serial adapter never answers, as some do
 	Share   int     // percent of the bus that may be used for this, 1 to 100; 0: 50
 	Address Address // of both ends
+
+	exact bool // timers and sequences as ISO 15765-2 has them
 }
 
 // Address is the pair of identifiers that a tester and a device talk with. The zero
@@ -132,7 +134,7 @@ func (l Line) pace() int {
 
 // config is the transport's.
 func (l Line) config() isotp.Config {
-	return isotp.Config{BlockSize: ownBlockSize, STmin: ownSTmin, FramesPerSecond: l.pace()}
+	return isotp.Config{BlockSize: ownBlockSize, STmin: ownSTmin, FramesPerSecond: l.pace(), Mend: !l.exact, Adapt: !l.exact}
 }
 
 // Dial gets onto the bus.

@@ -58,12 +58,14 @@ type Device struct {
 	serial   string            // what the tester signs
 	bus      profile.Bus       // zero: it does not say
 
-	inside    bool // in the programming session, unlocked
-	announced bool // and it knows which file comes
-	block     int  // bytes of the file in a block; 0: as many as fit
-	heard     int  // requests with an answer
-	silent    int  // requests in a row without an answer
-	streak    int  // blocks that went through without trouble since block changed
+	inside    bool      // in the programming session, unlocked
+	announced bool      // and it knows which file comes
+	exact     bool      // a controller of another maker, of which nothing is known
+	heard     int       // requests with an answer
+	silent    int       // requests in a row without an answer
+	last      time.Time // when the last answer came, or the bus was opened
+	line      quality
+	reach     int // bytes of the longest block to try: twice what got through lately; 0: any
 }
 
 var _ push.Device = (*Device)(nil)
@@ -80,9 +82,6 @@ func New(cfg Config) (*Device, error) {
 	cfg.Line = line
 	if cfg.Margin == 0 {
 		cfg.Margin = line.margin()
-	}
-	if cfg.Dial == nil {
-		cfg.Dial = line.Dial
 	}
 	if cfg.Key != nil { // found here, rather than when the device asks
 		if _, err := profile.SignSeed(cfg.Key, "", make([]byte, profile.SeedSize)); err != nil {
@@ -103,12 +102,18 @@ func (d *Device) open(ctx context.Context) (*uds.Client, error) {
 	if d.client != nil {
 		return d.client, nil
 	}
-	conn, err := d.cfg.Dial(ctx)
+	dial := d.cfg.Dial
+	if dial == nil {
+		line := d.cfg.Line
+		line.exact = d.exact
+		dial = line.Dial
+	}
+	conn, err := dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	d.conn = conn
-	d.client = uds.NewClient(conn, uds.ClientConfig{Margin: d.cfg.Margin})
+	d.conn, d.last = conn, time.Now()
+	d.client = uds.NewClient(conn, uds.ClientConfig{Margin: d.cfg.Margin, Adapt: !d.exact, Repeats: repeats})
 	return d.client, nil
 }
 
@@ -134,13 +139,13 @@ func (d *Device) ask(ctx context.Context, what string, do func(*uds.Client) erro
 	}
 	switch {
 	case err == nil:
-		d.silent, d.heard = 0, d.heard+1
+		d.answered()
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
 	}
 	if code(err) != 0 {
-		d.silent, d.heard = 0, d.heard+1
+		d.answered()
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	if d.silent++; d.broken(err) {
@@ -152,26 +157,36 @@ func (d *Device) ask(ctx context.Context, what string, do func(*uds.Client) erro
 	return fmt.Errorf("%s: %w: %w", what, push.ErrLine, err)
 }
 
+// repeats is how often what may be done twice is asked for again if no answer comes. Of a
+// message of seven frames less than half get through where one frame in ten is lost.
+const repeats = 4
+
 // insist is ask for what may be done twice: silence is no reason to begin anew at once.
 func (d *Device) insist(ctx context.Context, what string, do func(*uds.Client) error) error {
-	for try := 1; ; try++ {
+	for try := 0; ; try++ {
 		err := d.ask(ctx, what, do)
-		if err == nil || try == 3 || d.client == nil || !errors.Is(err, uds.ErrNoAnswer) {
+		if err == nil || try == repeats || d.client == nil || !errors.Is(err, uds.ErrNoAnswer) {
 			return err
 		}
 	}
 }
 
-// mostSilent is after how many requests in a row without an answer the bus is opened
+// After so many requests in a row without an answer, and so much time, the bus is opened
 // anew: an adapter may hang. On a line that only loses frames some get through before.
-const mostSilent = 8
+const (
+	mostSilent = 8
+	longSilent = 4 * time.Second // and a session ends after 5 s
+)
+
+// answered notes that the device was heard.
+func (d *Device) answered() { d.silent, d.heard, d.last = 0, d.heard+1, time.Now() }
 
 // broken says that err is more than a frame that was lost.
 func (d *Device) broken(err error) bool {
 	if errors.Is(err, can.ErrDown) || errors.Is(err, can.ErrBusOff) || errors.Is(err, can.ErrClosed) {
 		return true
 	}
-	return d.silent >= mostSilent || !errors.Is(err, uds.ErrNoAnswer) && !errors.Is(err, uds.ErrAnswer)
+	return d.silent >= mostSilent && time.Since(d.last) >= longSilent || !errors.Is(err, uds.ErrNoAnswer) && !errors.Is(err, uds.ErrAnswer)
 }
 
 // read reads one identifier.

@@ -33,6 +33,8 @@ func (d *Device) SendPlain(ctx context.Context, file io.ReaderAt, size int64, p 
 	if size < 1 || int64(p.Address)+size > 1<<32 {
 		return fmt.Errorf("write %d bytes at %#x: want at least one, and an end within 32 bits", size, p.Address)
 	}
+	d.hangUp() // the timers that adapt are for devices that are known
+	d.exact = true
 	t := &plain{Device: d, Plain: p, file: file, size: size, tell: tell}
 	return d.persist(ctx, tell, func() (bool, error) {
 		before := t.most

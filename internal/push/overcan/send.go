@@ -108,9 +108,11 @@ func (t *transfer) attempt(ctx context.Context) (err error) {
 	if err := t.fits(ctx); err != nil {
 		return err
 	}
-	further, err := t.further(ctx)
-	if err != nil || further {
-		return err
+	if !t.inside || !t.announced { // otherwise only a block did not get through
+		further, err := t.further(ctx)
+		if err != nil || further {
+			return err
+		}
 	}
 	if err := t.program(ctx); err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/bus/uds"
@@ -33,14 +32,10 @@ func (d *Device) program(ctx context.Context) error {
 	return nil
 }
 
-// How seeds are asked for. Each request makes the device forget the seed before, so a
-// second one must not be on its way while the answer to the first is: the key would be
-// taken for a wrong one, and those are counted. So nothing is repeated in a hurry; the
-// timeouts of ISO-TP, after which nothing more of a message comes, are 1 s.
-const (
-	mostSeeds = 5 // in one attempt to go on
-	settled   = 1200 * time.Millisecond
-)
+// mostSeeds is how many keys are tried in one attempt to go on. A device says the same seed
+// again until a key has come, and compares only one key with it; so both may be sent again
+// if no answer comes, and no right key is ever taken for a wrong one.
+const mostSeeds = 8
 
 // proof is how the device wants to be shown who asks; nil: it does not want to know. What
 // cannot work is said before a session is opened.
@@ -76,22 +71,14 @@ func unlock(ctx context.Context, prove func(context.Context) error) error {
 		case try == mostSeeds || !errors.Is(err, push.ErrLine) && code(err) != uds.RequestSequenceError:
 			return err
 		}
-		if err := push.Wait(ctx, settled); err != nil {
-			return err
-		}
 	}
 }
 
 // accessKey answers a seed (27).
 func (d *Device) accessKey(ctx context.Context) error {
 	var seed []byte
-	err := d.ask(ctx, "ask for a seed", func(c *uds.Client) error {
-		b, err := c.Request(ctx, uds.SecurityRequest{Level: profile.SecurityLevel}.Append(nil)) // once
-		if err != nil {
-			return err
-		}
-		a, err := uds.ParseSecurityAnswer(b)
-		seed = a.Seed
+	err := d.ask(ctx, "ask for a seed", func(c *uds.Client) (err error) {
+		seed, err = c.RequestSeed(ctx, profile.SecurityLevel, nil)
 		return err
 	})
 	if err != nil {
@@ -104,20 +91,15 @@ func (d *Device) accessKey(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return d.ask(ctx, "send the key", func(c *uds.Client) error { return c.SendKey(ctx, profile.SecurityLevel, key) })
+	return d.insist(ctx, "send the key", func(c *uds.Client) error { return c.SendKey(ctx, profile.SecurityLevel, key) })
 }
 
 // authenticate proves ownership of the key (29).
 func (d *Device) authenticate(ctx context.Context) error {
 	algorithm := uds.Algorithm(profile.Algorithm)
 	var challenge []byte
-	err := d.ask(ctx, "ask for a challenge", func(c *uds.Client) error {
-		b, err := c.Request(ctx, uds.AuthenticationRequest{Task: uds.RequestChallenge, Algorithm: algorithm}.Append(nil)) // once
-		if err != nil {
-			return err
-		}
-		a, err := uds.ParseAuthenticationAnswer(b)
-		challenge = a.Challenge
+	err := d.ask(ctx, "ask for a challenge", func(c *uds.Client) (err error) {
+		challenge, err = c.Challenge(ctx, algorithm)
 		return err
 	})
 	if err != nil {
@@ -127,7 +109,7 @@ func (d *Device) authenticate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return d.ask(ctx, "prove who asks", func(c *uds.Client) error {
+	return d.insist(ctx, "prove who asks", func(c *uds.Client) error {
 		return c.Prove(ctx, uds.AuthenticationRequest{Algorithm: algorithm, Proof: proof})
 	})
 }
