@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
@@ -44,10 +43,11 @@ type Broker struct {
 
 // run is the broker from a Start to the end.
 type run struct {
-	server *mqtt.Server
-	open   []net.Listener
-	wires  map[*wire]bool // guarded by the broker's mu
-	down   chan struct{}
+	server    *mqtt.Server
+	open      []net.Listener
+	accepting sync.WaitGroup // the ports
+	wires     map[*wire]bool // guarded by the broker's mu
+	down      chan struct{}
 }
 
 // StartBroker starts a broker on free ports, with these services behind it. It ends
@@ -141,33 +141,12 @@ func (b *Broker) start() error {
 			return err
 		}
 		b.addrs[i] = l.Addr().String()
-		r.open = append(r.open, l)
-		if err := r.server.AddListener(listeners.NewNet(fmt.Sprint("port", i), &tapped{l, b, r})); err != nil {
+		if err := r.listen(b, fmt.Sprint("port", i), l); err != nil {
 			return err
 		}
 	}
 	b.now, b.down = r, r.down
 	return r.server.Serve()
-}
-
-// tapped wraps connections, so that faults can happen on them.
-type tapped struct {
-	net.Listener
-	broker *Broker
-	run    *run
-}
-
-func (l *tapped) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	w := newWire(c, l.broker)
-	if !l.broker.add(l.run, w) {
-		w.Close()
-		return nil, net.ErrClosed
-	}
-	return w, nil
 }
 
 func (b *Broker) add(r *run, w *wire) bool {
@@ -203,6 +182,7 @@ func (b *Broker) finish(r *run) {
 	for _, l := range r.open {
 		l.Close()
 	}
+	r.accepting.Wait()
 	for _, cl := range r.server.Clients.GetAll() {
 		if !cl.Closed() && cl.Properties.ProtocolVersion == 5 {
 			_ = r.server.DisconnectClient(cl, packets.ErrServerShuttingDown)
