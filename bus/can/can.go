@@ -24,6 +24,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/interlock-energy/ota/bus/crash"
 )
 
 // Identifiers and data of a classic frame (ISO 11898-1, 10.4).
@@ -184,6 +186,9 @@ type Stats struct {
 	Links    uint64 // connections made
 	State    State
 }
+
+// crashes keeps account of panics: nil, which is the process's, but in tests that panic on purpose.
+var crashes *crash.Log
 
 // Filter lets frames pass whose identifier is ID where Mask has ones, and that are
 // extended or not, as the filter is. Remote frames pass as data frames do.

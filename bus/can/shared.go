@@ -186,7 +186,8 @@ func (s *Shared) run(ctx context.Context, l *life) {
 }
 
 // open opens the link when its time has come.
-func (s *Shared) open(ctx context.Context) (Bus, error) {
+func (s *Shared) open(ctx context.Context) (_ Bus, err error) {
+	defer crashes.Catch("open a CAN link", func(e error) { err = fmt.Errorf("%w: %w", ErrDown, e) })
 	s.mu.Lock()
 	wait := time.Until(s.next)
 	s.mu.Unlock()
@@ -203,7 +204,8 @@ func (s *Shared) open(ctx context.Context) (Bus, error) {
 }
 
 // listen gives every frame to every user until the link is lost or nobody is there.
-func (s *Shared) listen(ctx context.Context, l *life, link Bus) error {
+func (s *Shared) listen(ctx context.Context, l *life, link Bus) (err error) {
+	defer crashes.Catch("listen to a CAN link", func(e error) { err = fmt.Errorf("%w: %w", ErrDown, e) })
 	for {
 		f, err := link.Receive(ctx)
 		switch {
@@ -212,15 +214,20 @@ func (s *Shared) listen(ctx context.Context, l *life, link Bus) error {
 		case err != nil && !errors.Is(err, ErrBusOff) && !(s.config.Heals && errors.Is(err, ErrDown)):
 			return err
 		}
-		s.mu.Lock()
-		for u := range l.users {
-			if err != nil {
-				u.queue.report(err) // the link goes on
-			} else {
-				u.queue.push(f)
-			}
+		s.give(l, f, err)
+	}
+}
+
+// give gives the users a frame, or what is wrong with a link that goes on.
+func (s *Shared) give(l *life, f Frame, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for u := range l.users {
+		if err != nil {
+			u.queue.report(err)
+		} else {
+			u.queue.push(f)
 		}
-		s.mu.Unlock()
 	}
 }
 

@@ -236,6 +236,7 @@ func (s *SLCAN) Close() error {
 
 // listen reads what the adapter says until the link is lost.
 func (s *SLCAN) listen() {
+	defer crashes.Catch("read the CAN adapter", func(err error) { s.queue.end(fmt.Errorf("%w: %w", ErrDown, err)) })
 	var l lines
 	buf := make([]byte, 512)
 	for {
@@ -258,6 +259,7 @@ func (s *SLCAN) listen() {
 
 // heard takes one line without its end, which is CR or BEL.
 func (s *SLCAN) heard(line []byte, end byte) {
+	defer crashes.Catch("read a line of a CAN adapter", nil) // the next line is another one
 	if end == bel {
 		if len(line) > 0 {
 			s.queue.count(func(st *Stats) { st.Garbage++ })

@@ -147,14 +147,19 @@ func newWriter(w io.Writer) *writer {
 		for {
 			select {
 			case j := <-t.jobs:
-				_, err := w.Write(j.b)
-				j.err <- err
+				j.err <- writeOne(w, j.b)
 			case <-t.done:
 				return
 			}
 		}
 	}()
 	return t
+}
+
+func writeOne(w io.Writer, b []byte) (err error) {
+	defer crashes.Catch("write to a CAN adapter", func(e error) { err = e })
+	_, err = w.Write(b)
+	return err
 }
 
 func (t *writer) do(ctx context.Context, b []byte) error {

@@ -187,7 +187,8 @@ func (t *TCP13) link(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-func (t *TCP13) dial(ctx context.Context, wait time.Duration) (net.Conn, error) {
+func (t *TCP13) dial(ctx context.Context, wait time.Duration) (_ net.Conn, err error) {
+	defer crashes.Catch("connect to a CAN converter", func(e error) { err = fmt.Errorf("%w: %w", ErrDown, e) })
 	if wait > 0 {
 		timer := time.NewTimer(wait)
 		defer timer.Stop()
@@ -236,13 +237,20 @@ func (t *TCP13) why(ctx context.Context, err error) error {
 var errSilence = errors.New("nothing came for too long")
 
 // Receive implements [Bus].
-func (t *TCP13) Receive(ctx context.Context) (Frame, error) {
+func (t *TCP13) Receive(ctx context.Context) (f Frame, err error) {
 	select {
 	case t.reading <- struct{}{}:
 	case <-ctx.Done():
 		return Frame{}, ctx.Err()
 	}
 	defer func() { <-t.reading }()
+	defer crashes.Catch("read frames of a CAN converter", func(e error) {
+		if t.of != nil { // what has come is not looked at again
+			t.drop(t.of)
+			t.of, t.stream = nil, stream13{}
+		}
+		f, err = Frame{}, t.why(ctx, e)
+	})
 	for {
 		conn, err := t.link(ctx)
 		if err != nil {

@@ -60,29 +60,46 @@ func (c *Channel) Receive(ctx context.Context) ([]byte, error) {
 
 func (c *Channel) receive(ctx context.Context) ([]byte, error) {
 	for {
-		c.mu.Lock()
-		if c.ended != nil {
-			defer c.mu.Unlock()
-			return nil, c.ended
-		}
-		if one, ok := c.rx.take(); ok {
-			defer c.mu.Unlock()
-			c.changed()
+		one, ready := c.next()
+		if ready == nil {
 			return one.pdu, one.err
 		}
-		if err := c.down; err != nil {
-			defer c.mu.Unlock()
-			c.down = nil
-			return nil, err
-		}
-		ready := c.ready
-		c.mu.Unlock()
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-ready:
 		}
 	}
+}
+
+// next returns what there is to be told, or what is closed when there is something.
+func (c *Channel) next() (one result, ready <-chan struct{}) {
+	c.locked(func() {
+		if one.err = c.ended; one.err != nil {
+			return
+		}
+		var ok bool
+		if one, ok = c.rx.take(); ok {
+			c.changed()
+			return
+		}
+		if one.err, c.down = c.down, nil; one.err == nil {
+			ready = c.ready
+		}
+	})
+	return one, ready
+}
+
+// locked calls f, which changes what is received, under the lock. What panics in it ends what is coming
+// in and what waits, of which nobody knows any more whether it is right, and nothing else.
+func (c *Channel) locked(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.rx.Crashes.Catch("receive an ISO-TP message", func(err error) {
+		c.rx.reset(err)
+		c.signal()
+	})
+	f()
 }
 
 // Receiving reports whether a PDU is coming in just now: its first frame is here and its
@@ -123,8 +140,9 @@ func (c *Channel) end(err error) {
 
 // signal lets Receive look.
 func (c *Channel) signal() {
-	close(c.ready)
+	ready := c.ready
 	c.ready = make(chan struct{})
+	close(ready)
 }
 
 // changed lets whoever waits look, if there is something to see.
@@ -141,9 +159,9 @@ func (c *Channel) changed() {
 }
 
 // frame takes a frame of the peer. It never waits.
-func (c *Channel) frame(f *can.Frame) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (c *Channel) frame(f *can.Frame) { c.locked(func() { c.take(f) }) }
+
+func (c *Channel) take(f *can.Frame) {
 	p, ok := parse(f, c.rx.offset)
 	switch {
 	case !ok:
@@ -194,16 +212,20 @@ func (c *Channel) answer(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		c.mu.Lock()
-		status, turn, due := c.rx.due()
-		deadline := c.rx.deadline
-		c.mu.Unlock()
+		var status status
+		var turn uint64
+		var due bool
+		var deadline time.Time
+		c.locked(func() {
+			status, turn, due = c.rx.due()
+			deadline = c.rx.deadline
+		})
 		if due {
 			err := c.sendFlow(ctx, status)
-			c.mu.Lock()
-			c.rx.sent(time.Now(), turn, err)
-			c.changed()
-			c.mu.Unlock()
+			c.locked(func() {
+				c.rx.sent(time.Now(), turn, err)
+				c.changed()
+			})
 			continue
 		}
 		timer.Stop()
@@ -215,18 +237,19 @@ func (c *Channel) answer(ctx context.Context) {
 			return
 		case <-c.wake:
 		case <-timer.C:
-			c.mu.Lock()
-			c.rx.expire(time.Now())
-			c.changed()
-			c.mu.Unlock()
+			c.locked(func() {
+				c.rx.expire(time.Now())
+				c.changed()
+			})
 		}
 	}
 }
 
-func (c *Channel) sendFlow(ctx context.Context, s status) error {
+func (c *Channel) sendFlow(ctx context.Context, s status) (err error) {
+	defer c.rx.Crashes.Catch("send an ISO-TP flow control frame", func(e error) { err = e })
 	limited, cancel := context.WithTimeout(ctx, c.rx.NAr+1)
 	defer cancel()
-	err := c.mux.bus.Send(limited, c.format.flow(s, c.rx.BlockSize, c.rx.stmin))
+	err = c.mux.bus.Send(limited, c.format.flow(s, c.rx.BlockSize, c.rx.stmin))
 	if err != nil && errors.Is(limited.Err(), context.DeadlineExceeded) {
 		return fmt.Errorf("%w: the link took no frame within %v (N_Ar)", ErrTimeout, c.rx.NAr)
 	}

@@ -27,6 +27,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/interlock-energy/ota/bus/crash"
 )
 
 // Conn is a connection with one peer, or a group of them. Its methods may be called from
@@ -101,4 +103,6 @@ type Config struct {
 	NBs time.Duration // the peer may take this long to a flow control frame; 0: 1 s
 	NCr time.Duration // the peer may take this long to its next frame; 0: 1 s
 	NCs time.Duration // FramesPerSecond must not make the peer wait this long; 0: 900 ms
+
+	Crashes *crash.Log // keeps account of panics, which end the PDU that is coming in and those that wait; nil: the process's
 }

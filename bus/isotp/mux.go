@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/interlock-energy/ota/bus/can"
+	"github.com/interlock-energy/ota/bus/crash"
 )
 
 // Mux reads a bus once and distributes what it receives to channels: several peers, and
@@ -20,9 +21,10 @@ import (
 // second. What the channels do next works if the link has come back, which depends on its
 // kind: an SLCAN adapter that was lost stays lost, and needs another Mux.
 type Mux struct {
-	bus  can.Bus
-	stop context.CancelFunc
-	all  sync.WaitGroup // goroutines
+	bus     can.Bus
+	crashes *crash.Log
+	stop    context.CancelFunc
+	all     sync.WaitGroup // goroutines
 
 	mu       sync.Mutex
 	by       map[identifier][]*Channel // that receive
@@ -38,9 +40,11 @@ type identifier struct {
 }
 
 // NewMux starts to read the bus, which belongs to the Mux from then on.
-func NewMux(bus can.Bus) *Mux {
+func NewMux(bus can.Bus) *Mux { return newMux(bus, nil) }
+
+func newMux(bus can.Bus, crashes *crash.Log) *Mux {
 	ctx, stop := context.WithCancel(context.Background())
-	m := &Mux{bus: bus, stop: stop, by: make(map[identifier][]*Channel)}
+	m := &Mux{bus: bus, crashes: crashes, stop: stop, by: make(map[identifier][]*Channel)}
 	m.all.Go(func() { m.read(ctx) })
 	return m
 }
@@ -104,7 +108,7 @@ func (m *Mux) read(ctx context.Context) {
 	timer := time.NewTimer(again)
 	defer timer.Stop()
 	for {
-		f, err := m.bus.Receive(ctx)
+		f, err := m.receive(ctx)
 		switch {
 		case err == nil:
 			m.distribute(&f)
@@ -125,6 +129,12 @@ func (m *Mux) read(ctx context.Context) {
 		case <-timer.C:
 		}
 	}
+}
+
+// receive is the bus's; a link that panics is one that is lost.
+func (m *Mux) receive(ctx context.Context) (f can.Frame, err error) {
+	defer m.crashes.Catch("receive from a CAN bus", func(e error) { err = fmt.Errorf("%w: %w", can.ErrDown, e) })
+	return m.bus.Receive(ctx)
 }
 
 func (m *Mux) distribute(f *can.Frame) {

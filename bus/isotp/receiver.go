@@ -268,6 +268,15 @@ func (r *receiver) end(err error) {
 	r.results = append(r.results, result)
 }
 
+// reset forgets all but what there is to count, because of err.
+func (r *receiver) reset(err error) {
+	r.stats.Broken++
+	r.phase, r.deadline, r.heard, r.owed = idle, time.Time{}, time.Time{}, false
+	r.buf, r.last, r.ahead = nil, nil, nil
+	r.turn++
+	r.results, r.bytes = []result{{err: err}}, 0
+}
+
 // expire does what is due at now.
 func (r *receiver) expire(now time.Time) {
 	if r.deadline.IsZero() || !now.After(r.deadline) {
