@@ -14,7 +14,7 @@ import (
 	"github.com/interlock-energy/ota/source/modbus/profile"
 )
 
-// taskTimeout bounds PRECHECK and ROLLBACK.
+// taskTimeout bounds PRECHECK, ROLLBACK, and an ABORT of what the update manager has in hand.
 const taskTimeout = 30 * time.Second
 
 // command takes a command block that p, who may write, has written.
@@ -59,6 +59,9 @@ func (s *Source) command(p peer, registers []uint16) error {
 // do carries out a command. What belongs to it is checked: now, unless it is nil, is
 // the session of p.
 func (s *Source) do(p peer, c profile.Command, now *session, st inbox.State) (profile.Result, error) {
+	if s.withdraws() { // what is there may be gone in a moment
+		return profile.Busy, bus.DeviceBusy
+	}
 	switch c.Code {
 	case profile.Open, profile.Resume:
 		return s.begins(p, c, st)
@@ -80,19 +83,12 @@ func (s *Source) do(p peer, c profile.Command, now *session, st inbox.State) (pr
 		return s.verifyFile(c, st)
 	case profile.Install:
 		return s.install(c, now, st)
+	case profile.Abort:
+		return s.abort(now, st)
 	}
 	s.transfer.Lock()
 	defer s.transfer.Unlock()
-	if c.Code == profile.CloseAll {
-		return resultOf(s.cfg.Inbox.Finish())
-	}
-	if err := s.cfg.Inbox.Drop(); err != nil {
-		return resultOf(err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.session, s.task, s.aborted = nil, nil, true
-	return profile.OK, nil
+	return resultOf(s.cfg.Inbox.Finish())
 }
 
 // begins carries out OPEN and RESUME.
@@ -162,6 +158,71 @@ func (s *Source) install(c profile.Command, now *session, st inbox.State) (profi
 	return profile.OK, nil
 }
 
+// abort gives up what is there. Once its installation was asked for, it is the update manager's to give up,
+// and that may take a while.
+func (s *Source) abort(now *session, st inbox.State) (profile.Result, error) {
+	if st.Asked && s.cfg.Withdraw != nil {
+		return s.withdraw(now, st.Digest)
+	}
+	s.transfer.Lock()
+	defer s.transfer.Unlock()
+	if err := s.cfg.Inbox.Drop(); err != nil {
+		return resultOf(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.session, s.task, s.aborted = nil, nil, true
+	return profile.OK, nil
+}
+
+// withdraw takes back the release with this digest. If the update manager is visibly past that, it is refused
+// at once, as busy. Whether it is in time after all, only the manager knows.
+func (s *Source) withdraw(now *session, digest string) (profile.Result, error) {
+	if device := s.cfg.State(); device.UpdateDigest == digest && activated(device.State) {
+		err := fmt.Errorf("%w: it is too late to take it back", inbox.ErrBusy)
+		state := standing.Of(s.cfg.Inbox.State(), device, false).State
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.task = &task{err: err, state: state} // its text is shown
+		return resultOf(err)
+	}
+	return s.begun(&task{withdraws: true}, func(ctx context.Context) error {
+		if err := s.cfg.Withdraw(ctx, digest); errors.Is(err, ota.ErrBusy) {
+			// Not busy: that is what the result says until this is known.
+			return fmt.Errorf("%w: it is too late to take it back: %v", inbox.ErrPhase, err)
+		} else if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.aborted = true
+		if s.session == now {
+			s.session = nil
+		}
+		return nil
+	})
+}
+
+// activated says that an update is past the point where it can be taken back.
+func activated(state ota.State) bool {
+	switch state {
+	case ota.Activating, ota.Trial, ota.Soak, ota.RollBack:
+		return true
+	}
+	return false
+}
+
+// withdraws reports whether what is there is being taken back now, and how long to wait then.
+func (s *Source) withdraws() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.task == nil || !s.task.running || !s.task.withdraws {
+		return false
+	}
+	s.retry = time.Second
+	return true
+}
+
 // verifyFile compares what was received of one file with its CRC-32.
 func (s *Source) verifyFile(c profile.Command, st inbox.State) (profile.Result, error) {
 	from, ok := int64(0), false
@@ -187,9 +248,10 @@ func (s *Source) verifyFile(c profile.Command, st inbox.State) (profile.Result, 
 
 // task is a question that is answered in the background.
 type task struct {
-	running bool
-	err     error          // once it is not
-	state   standing.State // of the update when it was answered
+	running   bool
+	withdraws bool           // it takes back what is there
+	err       error          // once it is not
+	state     standing.State // of the update when it was answered
 }
 
 // ask begins a task; nil is one that this device does not offer.
@@ -197,6 +259,11 @@ func (s *Source) ask(question func(context.Context) error) (profile.Result, erro
 	if question == nil {
 		return profile.NotAllowed, bus.IllegalFunction
 	}
+	return s.begun(new(task), question)
+}
+
+// begun has question answered in the background, as t.
+func (s *Source) begun(t *task, question func(context.Context) error) (profile.Result, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.task != nil && s.task.running {
@@ -206,7 +273,7 @@ func (s *Source) ask(question func(context.Context) error) (profile.Result, erro
 	if s.run == nil || s.run.Err() != nil {
 		return profile.Internal, bus.DeviceFailure // it does not serve
 	}
-	t := &task{running: true}
+	t.running = true
 	s.task = t
 	ctx, cancel := context.WithTimeout(s.run, taskTimeout)
 	s.work.Go(func() {

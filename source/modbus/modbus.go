@@ -140,7 +140,7 @@ type Source struct {
 	session  *session
 	last     answer    // to the last command that was taken
 	refused  []refusal // others, newest first
-	task     *task     // PRECHECK or ROLLBACK, as last asked for
+	task     *task     // PRECHECK, ROLLBACK or an ABORT that takes a while, as last asked for
 	aborted  bool
 	opens    bucket
 	retry    time.Duration // to be waited after the last exception 6

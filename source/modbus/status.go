@@ -16,6 +16,9 @@ func (s *Source) registers(p peer, all []uint16, from, to int) {
 	if overlaps(profile.OffsetIdentity, profile.IdentitySize) {
 		s.identity.Encode(all[profile.OffsetIdentity:])
 	}
+	if overlaps(profile.OffsetOffer, profile.OfferSize) {
+		s.offer(all[profile.OffsetOffer:])
+	}
 	status, display := overlaps(profile.OffsetStatus, profile.StatusSize), overlaps(profile.OffsetDisplay, profile.DisplaySize)
 	if !status && !display {
 		return
@@ -27,6 +30,19 @@ func (s *Source) registers(p peer, all []uint16, from, to int) {
 	if display {
 		v.Display.Encode(all[profile.OffsetDisplay:])
 	}
+}
+
+// offer says what the transfer that is there began with.
+func (s *Source) offer(dst []uint16) {
+	st := s.cfg.Inbox.State()
+	if st.Phase == inbox.Empty {
+		return
+	}
+	o := profile.Offer{Size: uint32(st.Offer.Size), Format: profile.FormatBundle, SHA256: st.Offer.SHA256}
+	if st.Offer.Bare {
+		o.Format = profile.FormatBare
+	}
+	o.Encode(dst)
 }
 
 // view is all that is told of one moment.

@@ -12,7 +12,7 @@ const (
 	Resume     Code = 2 // go on with what is there, of this size and hash
 	CloseAll   Code = 3 // all blocks were written: verify
 	Install    Code = 4 // ask for the installation; the device's gate decides when
-	Abort      Code = 5 // give up and forget what was received
+	Abort      Code = 5 // give up and forget what was received; Busy while the device takes back what INSTALL has asked for
 	Confirm    Code = 6 // a hint and nothing else: the device proves itself
 	Rollback   Code = 7 // go back to the previous firmware, where the device offers that
 	VerifyFile Code = 8 // compare file Arg with the CRC-32 Arg2

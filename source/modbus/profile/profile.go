@@ -8,6 +8,7 @@
 // two registers have the high word first, and each register its high byte. The map:
 //
 //	+00  identity, read           [Identity]
+//	+0A  what is there, read      [Offer]
 //	+20  command, write           [Command], in one request of 30 registers
 //	+40  status, read             [Status], in one request of 32 registers
 //	+60  for screens, read        [Display]
@@ -59,12 +60,14 @@ const (
 // Offsets of the map's parts, and how many registers they have.
 const (
 	OffsetIdentity = 0x00
+	OffsetOffer    = 0x0A
 	OffsetCommand  = 0x20
 	OffsetStatus   = 0x40
 	OffsetDisplay  = 0x60
 	OffsetData     = 0x100
 
 	IdentitySize = 0x0A
+	OfferSize    = 0x16
 	CommandSize  = 0x1E
 	StatusSize   = 0x20
 	DisplaySize  = 0xA0

@@ -59,6 +59,7 @@ func TestMapFitsTheCodecs(t *testing.T) {
 		size  int
 	}{
 		{"identity", profile.OffsetIdentity, func(b []uint16) { full[profile.Identity]().Encode(b) }, profile.IdentitySize},
+		{"offer", profile.OffsetOffer, func(b []uint16) { full[profile.Offer]().Encode(b) }, profile.OfferSize},
 		{"command", profile.OffsetCommand, func(b []uint16) { full[profile.Command]().Encode(b) }, profile.CommandSize},
 		{"status", profile.OffsetStatus, func(b []uint16) { full[profile.Status]().Encode(b) }, profile.StatusSize},
 		{"display", profile.OffsetDisplay, func(b []uint16) { full[profile.Display]().Encode(b) }, profile.DisplaySize},
@@ -118,6 +119,20 @@ func TestPlaces(t *testing.T) {
 		if got[at-0x40] != want {
 			t.Errorf("status, +%X: got %04x, want %04x", at, got[at-0x40], want)
 		}
+	}
+	o := profile.Offer{Size: 0x00010002, Format: 3, SHA256: c.SHA256}
+	got = make([]uint16, profile.OfferSize)
+	o.Encode(got)
+	for at, want := range map[int]uint16{0x0A: 1, 0x0B: 2, 0x0C: 3, 0x0D: 0, 0x0F: 0, 0x10: 0xABCD, 0x1F: 0xEF} {
+		if got[at-0x0A] != want {
+			t.Errorf("offer, +%X: got %04x, want %04x", at, got[at-0x0A], want)
+		}
+	}
+	if back, err := profile.DecodeOffer(got); err != nil || back != o {
+		t.Errorf("offer: got %+v, %v, want %+v", back, err, o)
+	}
+	if _, err := profile.DecodeOffer(got[1:]); !errors.Is(err, profile.ErrFormat) {
+		t.Errorf("an offer without its end: got %v, want %v", err, profile.ErrFormat)
 	}
 	b := profile.Block{Session: 1, Number: 0x00020003, Data: []byte("123456789")}
 	got = b.Append(nil) // CRC-32 of these digits is the check value of the IEEE polynomial
