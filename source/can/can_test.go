@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -357,4 +358,77 @@ func TestInHand(t *testing.T) {
 		x.want("34 00 44 00000000 00001388", "7F 34 22")
 		r.offered(release)
 	})
+}
+
+// A tester takes back what it has asked for, until the manager activates it, and may push it again. The
+// answer comes when that is done; what the manager does not give up is too late, or not known.
+func TestWithdraw(t *testing.T) {
+	release := otatest.NewSigningKey(t).Release(t, "1.1.0", 5000)
+	for _, tt := range []struct {
+		name   string
+		err    error
+		waits  time.Duration
+		want   string
+		result profile.Result
+		reason string
+	}{
+		{"given up", nil, 20 * time.Second, "71 01 F002 00", profile.OK, "aborted by a person"},
+		{"too late", fmt.Errorf("withdraw: %w: the restart is under way", ota.ErrBusy), time.Second, "7F 31 22", profile.Busy, "too late"},
+		{"the disk", fmt.Errorf("keep the report: %w", ota.ErrFlashWrite), 0, "7F 31 72", profile.Storage, "keep the report"},
+		{"no answer", nil, time.Minute, "7F 31 22", profile.Timeout, "deadline"},
+	} {
+		for _, request := range []string{"31 01 F002", "38 02 000D 7570646174652E62756E646C65"} {
+			t.Run(tt.name+", "+request[:5], func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var asked []string
+					r := newRig(t, release.Verify, nil)
+					r.stop()
+					r.box.InHand = func() string { return r.state().UpdateDigest }
+					r.config.Withdraw = func(ctx context.Context, digest string) error {
+						asked = append(asked, digest)
+						select {
+						case <-time.After(tt.waits):
+						case <-ctx.Done():
+							return fmt.Errorf("withdraw: %w", ctx.Err())
+						}
+						if tt.err != nil {
+							return tt.err
+						}
+						r.set(func(h *api.CheckinRequest) { h.UpdateDigest, h.Status = "", ota.StatusAborted })
+						return r.inbox.Report(ctx, ota.Report{ID: "1", Digest: digest, Version: "1.1.0", Result: ota.Aborted, Reason: "aborted by a person"})
+					}
+					r.start()
+					x := r.tester()
+					x.push(r, release.Bundle, 4093)
+					r.set(func(h *api.CheckinRequest) {
+						h.UpdateDigest, h.Status = release.Manifest.Digest, ota.StatusReadyToApply
+					})
+					want := tt.want
+					if request[:2] == "38" {
+						want = map[string]string{"71 01 F002 00": "78 02", "7F 31 22": "7F 38 22", "7F 31 72": "7F 38 72"}[want]
+					}
+					x.want(request, want)
+					state := profile.WaitSafe
+					if strings.HasPrefix(tt.want, "71") {
+						state = profile.Aborted
+					}
+					if got, result := x.deviceState(), profile.Result(x.read(profile.DIDResult)[0]); got != state || result != tt.result || !strings.Contains(x.reason(), tt.reason) {
+						t.Errorf("got %v, %v, %q, want %v, %v, %q", got, result, x.reason(), state, tt.result, tt.reason)
+					}
+					if len(asked) != 1 || asked[0] != release.Manifest.Digest {
+						t.Errorf("the manager was asked for %q, want once for %s", asked, release.Manifest.Digest)
+					}
+					if state == profile.WaitSafe {
+						r.offered(release)
+						return
+					}
+					if _, err := r.Latest(t.Context()); !errors.Is(err, ota.ErrNoUpdate) {
+						t.Errorf("Latest: got %v, want %v", err, ota.ErrNoUpdate)
+					}
+					x.push(r, release.Bundle, 4093)
+					r.offered(release)
+				})
+			})
+		}
+	}
 }

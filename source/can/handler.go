@@ -286,7 +286,7 @@ func (h *handler) Routine(ctx context.Context, call uds.Call, control uds.Contro
 	case profile.RIDErase:
 		return done(h.erase())
 	case profile.RIDAbort:
-		return done(h.abort())
+		return done(h.abort(ctx))
 	case profile.RIDCheckMemory:
 		return h.check(ctx, options)
 	case profile.RIDDependencies:

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/bus/uds"
@@ -64,8 +65,22 @@ func (h *handler) erase() error {
 	return nil
 }
 
-func (h *handler) abort() error {
-	if err := h.inbox.Drop(); err != nil {
+// patience is how long the update manager may take to give something up.
+const patience = 30 * time.Second
+
+// abort gives up what is there. Once its installation was asked for, it is the update manager's to give up.
+func (h *handler) abort(ctx context.Context) error {
+	if b := h.inbox.State(); b.Asked && h.cfg.Withdraw != nil {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		if err := h.cfg.Withdraw(ctx, b.Digest); errors.Is(err, ota.ErrBusy) {
+			return h.no(uds.ConditionsNotCorrect, fmt.Errorf("it is too late to take it back: %w", err))
+		} else if errors.Is(err, ota.ErrFlashWrite) {
+			return h.no(uds.GeneralProgrammingFailure, err)
+		} else if err != nil {
+			return h.no(uds.ConditionsNotCorrect, err)
+		}
+	} else if err := h.inbox.Drop(); err != nil {
 		return h.no(code(err), err)
 	}
 	h.mu.Lock()
@@ -135,7 +150,7 @@ func (h *handler) take(offset, size int64) *transfer {
 }
 
 // TransferFile implements [uds.FileTransferer], for the one file that there is.
-func (h *handler) TransferFile(_ context.Context, call uds.Call, r uds.FileRequest) (uds.FileAnswer, uds.Transfer, error) {
+func (h *handler) TransferFile(ctx context.Context, call uds.Call, r uds.FileRequest) (uds.FileAnswer, uds.Transfer, error) {
 	refuse := func(format string, a ...any) (uds.FileAnswer, uds.Transfer, error) {
 		return uds.FileAnswer{}, nil, h.no(uds.RequestOutOfRange, fmt.Errorf("%w: "+format, append([]any{inbox.ErrRange}, a...)...))
 	}
@@ -157,7 +172,7 @@ func (h *handler) TransferFile(_ context.Context, call uds.Call, r uds.FileReque
 	h.mu.Unlock()
 	switch r.Mode {
 	case uds.DeleteFile:
-		return uds.FileAnswer{}, nil, h.abort()
+		return uds.FileAnswer{}, nil, h.abort(ctx)
 	case uds.AddFile, uds.ReplaceFile:
 		if announced && size == b.Offer.Size {
 			return uds.FileAnswer{}, h.take(0, size), nil
