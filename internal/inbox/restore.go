@@ -307,9 +307,8 @@ func (b *Inbox) restoreGarbage() {
 		return
 	}
 	for _, e := range entries {
-		number, ok := strings.CutPrefix(e.Name(), dataPrefix)
-		n, err := strconv.ParseInt(number, 10, 64)
-		if !ok || err != nil || n < 0 || strconv.FormatInt(n, 10) != number || e.IsDir() {
+		n := dataNumber(e.Name())
+		if n < 0 || e.IsDir() {
 			continue
 		}
 		if n == b.s.File && b.s.Phase != Empty && b.s.Phase != Ended && b.s.Phase != Failed {
@@ -321,4 +320,14 @@ func (b *Inbox) restoreGarbage() {
 		}
 		b.garbage = append(b.garbage, g)
 	}
+}
+
+// dataNumber is N of a file data.N, and -1 for other names.
+func dataNumber(name string) int64 {
+	number, ok := strings.CutPrefix(name, dataPrefix)
+	n, err := strconv.ParseInt(number, 10, 64)
+	if !ok || err != nil || n < 0 || strconv.FormatInt(n, 10) != number {
+		return -1
+	}
+	return n
 }
