@@ -56,6 +56,9 @@ func (c ClientConfig) filled() ClientConfig {
 // leastMargin is for operating systems that let a program wait.
 const leastMargin = 30 * time.Millisecond
 
+// starved is how late a timer is on a machine that is busy with something else.
+const starved = 20 * time.Millisecond
+
 // Errors of a client, besides [NegativeAnswer] and those of its Conn.
 var (
 	ErrNoAnswer = errors.New("no answer")
@@ -227,6 +230,7 @@ func (c *Client) await(ctx context.Context, pdu []byte) ([]byte, error) {
 	service := Service(pdu[0])
 	quiet := service.HasSubFunction() && len(pdu) > 1 && pdu[1]&suppress != 0
 	since, patience := time.Now(), p2+margin
+	due, late := since.Add(patience), false
 	first := true // nothing of the server came yet
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
@@ -255,6 +259,7 @@ func (c *Client) await(ctx context.Context, pdu []byte) ([]byte, error) {
 				// The line may have brought the request twice, and the server works on
 				// the first: then the pause before the next attempt brings its answer.
 				busy = &refusal
+				due = time.Now().Add(c.cfg.BusyPause)
 				timer.Reset(c.cfg.BusyPause)
 				continue
 			default:
@@ -265,14 +270,17 @@ func (c *Client) await(ctx context.Context, pdu []byte) ([]byte, error) {
 			}
 			quiet, busy = false, nil // now the server answers in any case
 			patience = p2Star + margin
+			due = time.Now().Add(patience)
 			timer.Reset(patience)
 		case <-timer.C:
 			if receiving(c.conn) && time.Since(since) < c.cfg.MaxPending {
+				due = time.Now().Add(p2)
 				timer.Reset(p2)
 				continue
 			}
-			if len(c.answers) > 0 {
-				timer.Reset(p2) // it came, and this goroutine was late
+			if !late && (len(c.answers) > 0 || time.Since(due) > starved) {
+				late = true // this program was not given the time to read it
+				timer.Reset(p2)
 				continue
 			}
 			switch {

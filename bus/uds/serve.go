@@ -20,7 +20,7 @@ func (s *Server) Serve(ctx context.Context, t Tester) error {
 	}
 	s.load.Do(s.loadAttempts)
 	ctx, cancel := context.WithCancel(ctx)
-	l := &line{s: s, t: t, ctx: ctx, in: make(chan incoming), done: make(chan result), s3: stopped(), pending: stopped()}
+	l := &line{s: s, t: t, ctx: ctx, in: make(chan incoming, mostWaiting), done: make(chan result), s3: stopped(), pending: stopped()}
 	var readers sync.WaitGroup
 	defer readers.Wait()
 	defer cancel()
@@ -51,6 +51,10 @@ type line struct {
 	s3      *time.Timer // runs while the tester holds a session and no request runs
 	pending *time.Timer // runs while a request does
 }
+
+// mostWaiting is how many requests wait while an answer is sent: so that the one which ends
+// that (see superseded) is seen behind a TesterPresent.
+const mostWaiting = 4
 
 // incoming is a message, or why there will be no more.
 type incoming struct {
