@@ -49,6 +49,10 @@ type Device interface {
 	// Install asks for the installation of what was sent. The gate decides when. Asked
 	// again it does no harm.
 	Install(ctx context.Context) error
+	// Abort takes back what is there, whoever has brought it, and what was asked for with it. Nil: it
+	// was done, or Status says why not. [ErrTooLate] says that the device is changing to it
+	// already. Asked again it does no harm.
+	Abort(ctx context.Context) error
 	Close() error
 }
 

@@ -28,6 +28,8 @@ const (
 	KindState    Kind = "state"    // another state, or another reason to wait
 	KindTrouble  Kind = "trouble"  // the line is gone; it is tried again
 	KindBack     Kind = "back"     // the line works again
+
+	KindWithdrawn Kind = "withdrawn" // what the status says was taken back
 )
 
 // Event is something that happened. The fields that belong to its kind are set.

@@ -24,6 +24,8 @@ type fake struct {
 	sent     bool
 	installs int
 	install  []error // for the first calls
+	aborts   int
+	abort    []error // for the first calls
 	sendErr  error
 	identity error
 	deaf     int // how often it does not hear the question who it is
@@ -59,6 +61,13 @@ func (d *fake) Install(context.Context) error {
 	d.installs++
 	if d.installs <= len(d.install) {
 		return d.install[d.installs-1]
+	}
+	return nil
+}
+func (d *fake) Abort(context.Context) error {
+	d.aborts++
+	if d.aborts <= len(d.abort) {
+		return d.abort[d.aborts-1]
 	}
 	return nil
 }
