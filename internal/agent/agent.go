@@ -242,6 +242,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	if err := a.makeDevice(); err != nil {
 		return err
 	}
+	if r, err := st.Load(); err == nil { // the manager says what is wrong with a record
+		removeLeft(durable.OS{}, a.cfg.StateDir, a.cfg.allSources(), &r, a.log)
+	}
 	defer a.closePlant()
 	a.openPlant()
 	if a.cfg.Control.Socket != noSocket {

@@ -113,7 +113,7 @@ func (a *Agent) newInbox(kind, version string, most int64, consents, check bool)
 		return new(inbox.Inbox), nil
 	}
 	var box *inbox.Inbox
-	box, err := inbox.Open(inbox.Config{Dir: filepath.Join(a.cfg.StateDir, "inbox-"+kind), Max: most, Verify: a.verify, Log: a.log, Now: a.now,
+	box, err := inbox.Open(inbox.Config{Dir: inboxDir(a.cfg.StateDir, kind), Max: most, Verify: a.verify, Log: a.log, Now: a.now,
 		Judge: func(m *ota.Manifest) error { return a.judgePushed(m, version, consents) },
 		InHand: func() string {
 			if a.record.Load() == nil && box != nil { // not known yet: it may be this one
