@@ -23,8 +23,10 @@ func (b *Inbox) SetEnvelope(signed []byte) error {
 	if err != nil {
 		return fmt.Errorf("take the manifest: %w", err)
 	}
-	b.op.Lock()
-	defer b.op.Unlock()
+	return b.change("take a manifest", func() error { return b.setEnvelope(signed, m) })
+}
+
+func (b *Inbox) setEnvelope(signed []byte, m *ota.Manifest) error {
 	if b.closed {
 		return errClosed
 	}

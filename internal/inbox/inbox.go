@@ -18,6 +18,7 @@
 //   - No call but [Open] and [Inbox.Report] waits for a sync of the disk: what takes long
 //     is done in the background, and shows in [Inbox.State].
 //   - How an update ended is kept on the disk until the next transfer begins.
+//   - A panic never gets out, and never leads to anything being installed: see [ErrBroken].
 package inbox
 
 import (
@@ -30,6 +31,7 @@ import (
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/bundle"
+	"github.com/interlock-energy/ota/bus/crash"
 	"github.com/interlock-energy/ota/internal/durable"
 )
 
@@ -50,6 +52,8 @@ type Config struct {
 
 	Log *slog.Logger     // default: slog.Default()
 	Now func() time.Time // default: time.Now
+
+	Crashes *crash.Log // keeps account of panics; nil: the process's
 }
 
 // A Phase is how far the transfer is.
@@ -107,6 +111,8 @@ var (
 	ErrConflict = errors.New("other bytes are there already")             // with the same offset
 	ErrMissing  = errors.New("pieces are missing")                        // Finish
 	ErrPhase    = errors.New("this does not fit how far the transfer is") // Request before Verified
+	// ErrBroken is what all calls return after a panic, until the next [Open]; [State] has it as Failed.
+	ErrBroken = errors.New("the inbox takes nothing more, and offers nothing, until the agent is restarted")
 )
 
 // Inbox is an [ota.Source], an [ota.Reporter] and an [ota.Waker]. Its methods may be
@@ -174,6 +180,7 @@ type Inbox struct {
 	err      error
 	changed  time.Time
 	waiting  chan struct{} // see Changed; nil: nobody waits
+	broken   error         // see ErrBroken
 }
 
 // rubbish is a spooled file that nobody needs any more. It is removed once the journal
@@ -218,16 +225,19 @@ func Open(cfg Config) (*Inbox, error) {
 	if err := durable.MkdirAll(cfg.FS, cfg.Dir, 0o700); err != nil {
 		return nil, diskError("open the inbox", err)
 	}
-	b := &Inbox{cfg: cfg, quit: make(chan struct{}), done: make(chan struct{}), kick: make(chan struct{}, 1), woke: make(chan struct{}, 1),
-		compactAt: compactAfter, s: state{Format: 1, Phase: Empty}}
-	b.changed = cfg.Now()
-	b.restore()
-	if b.s.Phase == Requested {
+	cfg.careful()
+	b := restored(cfg)
+	if b.s.Phase == Requested && b.broken == nil {
 		b.woke <- struct{}{}
 	}
 	go b.run()
 	b.wake()
 	return b, nil
+}
+
+func newInbox(cfg Config) *Inbox {
+	return &Inbox{cfg: cfg, quit: make(chan struct{}), done: make(chan struct{}), kick: make(chan struct{}, 1), woke: make(chan struct{}, 1),
+		compactAt: compactAfter, s: state{Format: 1, Phase: Empty}, changed: cfg.Now()}
 }
 
 // Close ends what is done in the background, after a last sync.
@@ -243,6 +253,11 @@ func (b *Inbox) Close() error {
 	<-b.done
 	b.op.Lock()
 	defer b.op.Unlock()
+	return b.release()
+}
+
+// release closes the files.
+func (b *Inbox) release() error {
 	var err error
 	for _, f := range []durable.File{b.journal, b.data} {
 		if f != nil {
@@ -272,6 +287,9 @@ func (b *Inbox) State() State {
 	s := State{Phase: b.s.Phase, Offer: b.s.offer(), Version: b.s.Version, Digest: b.s.Digest, Asked: b.s.Asked, Verified: b.verified,
 		Err: b.err, Outcome: clone(b.s.Outcome), Last: clone(b.s.Last), Changed: b.changed}
 	s.Images = b.s.Images
+	if b.broken != nil { // what else is said here may be half of a change
+		s.Phase, s.Err, s.Asked, s.Outcome = Failed, b.broken, false, nil
+	}
 	switch s.Phase {
 	case Empty, Ended, Failed:
 	default:

@@ -21,9 +21,8 @@ import (
 //
 // Pieces in an order that leaves more than 65,536 gaps are [ErrRange].
 func (b *Inbox) Put(offset int64, p []byte) error {
-	b.op.Lock()
-	defer b.op.Unlock()
-	if err := b.put(offset, p); err != nil {
+	err := b.change("take a piece of a pushed release", func() error { return b.put(offset, p) })
+	if err != nil {
 		return fmt.Errorf("take %d bytes at %d: %w", len(p), offset, err)
 	}
 	return nil
@@ -225,7 +224,7 @@ func (b *Inbox) drop(part span) {
 func (b *Inbox) Has(offset, size int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if offset < 0 || size < 0 || offset > b.s.Size || size > b.s.Size-offset {
+	if b.broken != nil || offset < 0 || size < 0 || offset > b.s.Size || size > b.s.Size-offset {
 		return false
 	}
 	return b.got.has(b.base+offset, b.base+offset+size)
@@ -233,9 +232,15 @@ func (b *Inbox) Has(offset, size int64) bool {
 
 // ReadAt reads what was received, for those who compare; bytes that are not there are
 // zero. It implements [io.ReaderAt]. Behind the end of what comes it is [io.EOF].
-func (b *Inbox) ReadAt(p []byte, offset int64) (int, error) {
-	b.op.Lock()
-	defer b.op.Unlock()
+func (b *Inbox) ReadAt(p []byte, offset int64) (n int, err error) {
+	err = b.change("read what was received", func() error {
+		n, err = b.readAt(p, offset)
+		return err
+	})
+	return n, err
+}
+
+func (b *Inbox) readAt(p []byte, offset int64) (int, error) {
 	size := b.s.Size
 	switch b.s.Phase {
 	case Empty, Ended, Failed:

@@ -22,7 +22,11 @@ func (b *Inbox) Latest(ctx context.Context) ([]byte, error) {
 	}
 	b.mu.Lock()
 	phase, signed, gen := b.s.Phase, b.signed, b.gen
+	broken := b.broken
 	b.mu.Unlock()
+	if broken != nil {
+		return nil, fmt.Errorf("offer the pushed release: %w", broken)
+	}
 	if phase != Requested {
 		return nil, ota.ErrNoUpdate
 	}
@@ -39,13 +43,17 @@ func (b *Inbox) Latest(ctx context.Context) ([]byte, error) {
 }
 
 // Open implements [ota.Source]. The reader is an [io.Seeker].
-func (b *Inbox) Open(ctx context.Context, m *ota.Manifest, im *ota.Image, offset int64) (io.ReadCloser, error) {
+func (b *Inbox) Open(ctx context.Context, m *ota.Manifest, im *ota.Image, offset int64) (_ io.ReadCloser, err error) {
+	defer b.cfg.Crashes.Catch("open a pushed image", func(e error) { err = coded(ota.ErrConnectivity, "%w", e) })
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ota.ErrConnectivity, err)
 	}
 	b.mu.Lock()
-	phase, digest, signed, gen, file := b.s.Phase, b.s.Digest, b.signed, b.gen, b.s.File
+	phase, digest, signed, gen, file, broken := b.s.Phase, b.s.Digest, b.signed, b.gen, b.s.File, b.broken
 	b.mu.Unlock()
+	if broken != nil {
+		return nil, coded(ota.ErrConnectivity, "open image %s: %w", im.Component, broken)
+	}
 	if digest != m.Digest || phase != Verified && phase != Requested {
 		return nil, coded(ota.ErrConnectivity, "open image %s: release %s with digest %s is not in the inbox: push it again", im.Component, m.Version, m.Digest)
 	}
@@ -62,7 +70,6 @@ func (b *Inbox) Open(ctx context.Context, m *ota.Manifest, im *ota.Image, offset
 	if _, err := r.Seek(offset, io.SeekStart); err != nil {
 		return nil, coded(ota.ErrServer, "open image %s: %w", im.Component, err)
 	}
-	var err error
 	r.f, err = b.cfg.FS.OpenFile(b.fileName(file), os.O_RDONLY|durable.Direct, 0)
 	if err != nil {
 		b.doubt(gen, err)
@@ -86,7 +93,8 @@ type reader struct {
 	close sync.Once
 }
 
-func (r *reader) Read(p []byte) (int, error) {
+func (r *reader) Read(p []byte) (n int, err error) {
+	defer r.b.cfg.Crashes.Catch("read a pushed image", func(e error) { n, err = 0, coded(ota.ErrConnectivity, "%w", e) })
 	if err := r.ctx.Err(); err != nil {
 		return 0, fmt.Errorf("%w: %w", ota.ErrConnectivity, err)
 	}
@@ -98,7 +106,7 @@ func (r *reader) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	n := copy(p, r.rest)
+	n = copy(p, r.rest)
 	r.rest = r.rest[n:]
 	r.at += int64(n)
 	return n, nil
@@ -154,15 +162,15 @@ func (r *reader) Close() error {
 
 // doubt begins to verify again what was verified, because a reader found it damaged.
 func (b *Inbox) doubt(gen int, err error) {
-	b.op.Lock()
-	defer b.op.Unlock()
-	if b.closed || b.gen != gen || b.s.Phase != Verified && b.s.Phase != Requested {
-		return
-	}
-	b.cfg.Log.Warn("a pushed release is damaged on the disk, and verified again", "version", b.s.Version, "error", err)
-	if err := b.advance(Verifying, b.s.Asked); err != nil {
-		b.cfg.Log.Error("cannot begin to verify", "error", err)
-	}
+	b.inside("doubt a pushed release", func() {
+		if b.closed || b.gen != gen || b.s.Phase != Verified && b.s.Phase != Requested {
+			return
+		}
+		b.cfg.Log.Warn("a pushed release is damaged on the disk, and verified again", "version", b.s.Version, "error", err)
+		if err := b.advance(Verifying, b.s.Asked); err != nil {
+			b.cfg.Log.Error("cannot begin to verify", "error", err)
+		}
+	})
 }
 
 // Report implements [ota.Reporter]: it is kept, for good, for whoever asks on the bus. If
@@ -171,8 +179,10 @@ func (b *Inbox) doubt(gen int, err error) {
 // whatever way, so that nobody takes for proven what does not run any more; and if the same
 // release is lost later, that is its outcome.
 func (b *Inbox) Report(ctx context.Context, r ota.Report) error {
-	b.op.Lock()
-	defer b.op.Unlock()
+	return b.change("keep how an update ended", func() error { return b.report(r) })
+}
+
+func (b *Inbox) report(r ota.Report) error {
 	if b.closed {
 		return errClosed
 	}

@@ -31,8 +31,14 @@ var errClosed = fmt.Errorf("the inbox is closed: %w", fs.ErrClosed)
 // [ota.ErrValidation] for a Bare offer whose size is not that of the manifest's images,
 // [ErrEarly] for a Bare offer without an envelope.
 func (b *Inbox) Begin(o Offer) (resumed bool, err error) {
-	b.op.Lock()
-	defer b.op.Unlock()
+	err = b.change("begin a transfer", func() error {
+		resumed, err = b.offers(o)
+		return err
+	})
+	return resumed, err
+}
+
+func (b *Inbox) offers(o Offer) (resumed bool, err error) {
 	if b.closed {
 		return false, errClosed
 	}
@@ -204,24 +210,24 @@ func (b *Inbox) fail(err error) {
 // Envelope returns the envelope that was verified, nil if none was: that of the
 // transfer, or else that of SetEnvelope. It must not be changed. It is not copied: whoever may
 // read it, in pieces of a few bytes, must not cost the memory of all of it each time.
-func (b *Inbox) Envelope() []byte {
-	b.op.Lock()
-	defer b.op.Unlock()
-	if b.m != nil {
-		return b.signed
-	}
-	if b.s.Phase == Empty || b.s.Phase == Ended || b.s.Phase == Failed {
-		return b.offered
-	}
-	return nil
+func (b *Inbox) Envelope() (signed []byte) {
+	b.inside("read the manifest", func() {
+		switch {
+		case b.m != nil:
+			signed = b.signed
+		case b.s.Phase == Empty || b.s.Phase == Ended || b.s.Phase == Failed:
+			signed = b.offered
+		}
+	})
+	return signed
 }
 
 // Finish says that all was sent, and begins to verify it in the background: the phase is
 // Verifying and then Verified, or Receiving if something turned out to be wrong on the disk, or
 // Failed. Called again, it does nothing. [ErrMissing] says that pieces are missing.
-func (b *Inbox) Finish() error {
-	b.op.Lock()
-	defer b.op.Unlock()
+func (b *Inbox) Finish() error { return b.change("begin to verify", b.finish) }
+
+func (b *Inbox) finish() error {
 	switch b.s.Phase {
 	case Empty:
 		return ErrNone
@@ -254,9 +260,9 @@ func (b *Inbox) advance(to Phase, asked bool) error {
 
 // Request asks for the installation: from now on the manager is offered the release.
 // Before the phase is Verified it is [ErrPhase]. Called again, it only wakes the manager.
-func (b *Inbox) Request() error {
-	b.op.Lock()
-	defer b.op.Unlock()
+func (b *Inbox) Request() error { return b.change("ask for the installation", b.request) }
+
+func (b *Inbox) request() error {
 	switch b.s.Phase {
 	case Empty:
 		return ErrNone
@@ -294,8 +300,10 @@ func (b *Inbox) DropRelease(digest string) error {
 
 // drops drops what is there, or only the release with the digest.
 func (b *Inbox) drops(digest string) error {
-	b.op.Lock()
-	defer b.op.Unlock()
+	return b.change("give a transfer up", func() error { return b.dropNow(digest) })
+}
+
+func (b *Inbox) dropNow(digest string) error {
 	switch {
 	case b.closed:
 		return errClosed

@@ -22,13 +22,49 @@ var errStopped = errors.New("the transfer was given up")
 // the offer. What is wrong is asked for again.
 func (b *Inbox) verify() {
 	b.sync()
-	b.op.Lock()
-	gen, name, lay, signed, offer := b.gen, b.dataName(), b.lay, b.signed, b.s.offer()
-	b.op.Unlock()
-	if lay == nil {
-		m, err := b.judge(signed) // a release that was verified by an earlier life of the process
-		b.op.Lock()
-		defer b.op.Unlock()
+	var gen int
+	var name string
+	var lay *layout
+	var signed []byte
+	var offer Offer
+	ok := b.inside("look at what is to be verified", func() { gen, name, lay, signed, offer = b.gen, b.dataName(), b.lay, b.signed, b.s.offer() })
+	switch {
+	case !ok:
+		return
+	case lay == nil:
+		b.holdsAgain(gen, signed)
+		return
+	}
+	v := &verification{b: b, gen: gen, lay: lay, signed: signed, bare: offer.Bare}
+	err := v.run(name)
+	b.inside("take what the verification said", func() {
+		if b.gen != gen || b.s.Phase != Verifying || errors.Is(err, errStopped) {
+			return
+		}
+		switch want := offer.SHA256; {
+		case err != nil && ota.CodeOf(err) == ota.ErrValidation:
+			b.fail(err)
+		case err != nil:
+			b.later(err)
+		case !b.full() || v.bad > 0:
+			why := b.err
+			if err := b.advance(Receiving, b.s.Asked); err != nil {
+				b.later(err)
+				return
+			}
+			b.update(func() { b.err = why; b.settle() })
+		case want != (ota.Hash{}) && v.stream != want:
+			b.fail(coded(ota.ErrValidation, "all that came is what the manifest says, but has SHA-256 %s, and the offer said %s: send the hash of what is sent", v.stream, want))
+		default:
+			b.proven(gen)
+		}
+	})
+}
+
+// holdsAgain verifies the manifest of a release that was verified by an earlier life of the process.
+func (b *Inbox) holdsAgain(gen int, signed []byte) {
+	m, err := b.judge(signed)
+	b.inside("take a manifest", func() {
 		switch {
 		case b.gen != gen || b.s.Phase != Verifying:
 		case err != nil && mends(err):
@@ -38,32 +74,7 @@ func (b *Inbox) verify() {
 		default:
 			b.update(func() { b.holds(signed, m) })
 		}
-		return
-	}
-	v := &verification{b: b, gen: gen, lay: lay, signed: signed, bare: offer.Bare}
-	err := v.run(name)
-	b.op.Lock()
-	defer b.op.Unlock()
-	if b.gen != gen || b.s.Phase != Verifying || errors.Is(err, errStopped) {
-		return
-	}
-	switch want := offer.SHA256; {
-	case err != nil && ota.CodeOf(err) == ota.ErrValidation:
-		b.fail(err)
-	case err != nil:
-		b.later(err)
-	case !b.full() || v.bad > 0:
-		why := b.err
-		if err := b.advance(Receiving, b.s.Asked); err != nil {
-			b.later(err)
-			return
-		}
-		b.update(func() { b.err = why; b.settle() })
-	case want != (ota.Hash{}) && v.stream != want:
-		b.fail(coded(ota.ErrValidation, "all that came is what the manifest says, but has SHA-256 %s, and the offer said %s: send the hash of what is sent", v.stream, want))
-	default:
-		b.proven(gen)
-	}
+	})
 }
 
 // later tries to verify again in a while.
@@ -82,10 +93,7 @@ func (b *Inbox) proven(gen int) {
 	}
 	err := b.write(cellState, &s)
 	if err == nil {
-		journal := b.journal
-		b.op.Unlock()
-		err = journal.Sync()
-		b.op.Lock()
+		err = b.unlocked(b.journal.Sync)
 		if b.gen != gen || b.s.Phase != Verifying {
 			return
 		}
@@ -107,6 +115,13 @@ func (b *Inbox) proven(gen int) {
 		default:
 		}
 	}
+}
+
+// unlocked does what takes long without op, which is held before and after.
+func (b *Inbox) unlocked(f func() error) error {
+	b.op.Unlock()
+	defer b.op.Lock()
+	return f()
 }
 
 // A verification reads a spooled file once.
@@ -146,23 +161,23 @@ func (v *verification) run(name string) error {
 // gone asks for everything again, except the envelope of a Bare transfer.
 func (v *verification) gone(err error) error {
 	b := v.b
-	b.op.Lock()
-	defer b.op.Unlock()
-	if b.gen != v.gen {
-		return errStopped
-	}
-	b.cfg.Log.Error("what was received is gone from the disk, and is asked for again", "error", err)
-	if b.data != nil {
-		_ = b.data.Close() // nothing in it has a name any more
-		b.data = nil
-	}
-	b.drop(span{0, b.base + b.s.Size})
-	b.update(func() { b.err = diskError("verify what was received", err) })
-	if err := b.take(0, head(b.signed)); err != nil {
-		return err
-	}
-	v.bad++
-	return nil
+	return b.change("ask for everything again", func() error {
+		if b.gen != v.gen {
+			return errStopped
+		}
+		b.cfg.Log.Error("what was received is gone from the disk, and is asked for again", "error", err)
+		if b.data != nil {
+			_ = b.data.Close() // nothing in it has a name any more
+			b.data = nil
+		}
+		b.drop(span{0, b.base + b.s.Size})
+		b.update(func() { b.err = diskError("verify what was received", err) })
+		if err := b.take(0, head(b.signed)); err != nil {
+			return err
+		}
+		v.bad++
+		return nil
+	})
 }
 
 // envelope compares what comes before the images with what was verified. If that has
@@ -175,20 +190,20 @@ func (v *verification) envelope(f durable.File, sum hash.Hash) error {
 	got := make([]byte, len(want))
 	n, err := f.ReadAt(got, 0)
 	b := v.b
-	b.op.Lock()
-	defer b.op.Unlock()
-	if b.gen != v.gen {
-		return errStopped
-	}
-	if n < len(got) || !bytes.Equal(got, want) || !b.got.has(0, b.lay.head) {
-		b.cfg.Log.Warn("the manifest has rotted on the disk, and is written again", "error", err)
-		b.drop(span{0, int64(len(want))})
-		if err := b.take(0, want); err != nil {
-			return err
+	return b.change("compare the manifest", func() error {
+		if b.gen != v.gen {
+			return errStopped
 		}
-		return diskError("verify the manifest on the disk", errors.New("it was not what was received, and is written again"))
-	}
-	return nil
+		if n < len(got) || !bytes.Equal(got, want) || !b.got.has(0, b.lay.head) {
+			b.cfg.Log.Warn("the manifest has rotted on the disk, and is written again", "error", err)
+			b.drop(span{0, int64(len(want))})
+			if err := b.take(0, want); err != nil {
+				return err
+			}
+			return diskError("verify the manifest on the disk", errors.New("it was not what was received, and is written again"))
+		}
+		return nil
+	})
 }
 
 // image compares all chunks of an image, and asks for those again that are wrong.
@@ -225,26 +240,26 @@ func (v *verification) image(f durable.File, p *place, sum hash.Hash) error {
 func (v *verification) chunk(c chunk, part []byte, err error) error {
 	ok := err == nil && ota.Hash(sha256.Sum256(part)) == c.want
 	b := v.b
-	b.op.Lock()
-	defer b.op.Unlock()
-	if b.gen != v.gen || b.s.Phase != Verifying {
-		return errStopped
-	}
-	if ok {
-		b.mu.Lock() // not a change worth waking anybody for each chunk
-		b.verified = c.to - b.base
-		b.mu.Unlock()
+	return b.change("compare a chunk", func() error {
+		if b.gen != v.gen || b.s.Phase != Verifying {
+			return errStopped
+		}
+		if ok {
+			b.mu.Lock() // not a change worth waking anybody for each chunk
+			b.verified = c.to - b.base
+			b.mu.Unlock()
+			return nil
+		}
+		v.bad++
+		if !b.got.has(c.from, c.to) { // it was found already
+			return nil
+		}
+		b.reject(c, err)
+		if b.gen != v.gen {
+			return errStopped
+		}
 		return nil
-	}
-	v.bad++
-	if !b.got.has(c.from, c.to) { // it was found already
-		return nil
-	}
-	b.reject(c, err)
-	if b.gen != v.gen {
-		return errStopped
-	}
-	return nil
+	})
 }
 
 // sized says of a file that is too short what it is.

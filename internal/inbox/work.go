@@ -44,7 +44,7 @@ func (b *Inbox) run() {
 		case <-b.kick:
 		case <-due:
 		case <-b.quit:
-			b.sync()
+			b.step(b.sync)
 			return
 		}
 	}
@@ -62,13 +62,13 @@ func (b *Inbox) stopped() bool {
 // work does all that is due, and returns how long it can wait: 0 until it is called.
 func (b *Inbox) work() time.Duration {
 	for !b.stopped() {
-		b.op.Lock()
-		todo, wait := b.next(time.Now())
-		b.op.Unlock()
+		var todo func()
+		var wait time.Duration
+		b.inside("look for what is due", func() { todo, wait = b.next(time.Now()) })
 		if todo == nil {
 			return wait
 		}
-		todo()
+		b.step(todo)
 	}
 	return 0
 }
@@ -122,27 +122,33 @@ func cover(a, b span) span {
 
 // judgeAgain verifies an envelope that Put did not.
 func (b *Inbox) judgeAgain() {
-	b.op.Lock()
-	gen, signed := b.gen, b.signed
-	b.op.Unlock()
+	var gen int
+	var signed []byte
+	b.inside("look for a manifest", func() { gen, signed = b.gen, b.signed })
 	m, err := b.judge(signed)
-	b.op.Lock()
-	defer b.op.Unlock()
-	if b.gen == gen && b.s.Phase == Opening {
-		_ = b.judged(m, err) // it is in State
-	}
+	b.inside("take a manifest", func() {
+		if b.gen == gen && b.s.Phase == Opening {
+			_ = b.judged(m, err) // it is in State
+		}
+	})
 }
 
 // sync brings to the medium first the bytes and then what the journal says of them.
 func (b *Inbox) sync() {
-	b.op.Lock()
-	if b.since.IsZero() {
-		b.op.Unlock()
+	var data, journal durable.File
+	var gen, garbage int
+	var hull span
+	due, names := false, false
+	b.inside("look for what is to be synced", func() {
+		if due = !b.since.IsZero(); !due {
+			return
+		}
+		data, journal, gen, hull, names, garbage = b.data, b.journal, b.gen, b.hull, b.names, len(b.garbage)
+		b.since, b.unsynced, b.hull, b.urgent, b.names = time.Time{}, 0, span{}, false, false
+	})
+	if !due {
 		return
 	}
-	data, journal, gen, hull, names, garbage := b.data, b.journal, b.gen, b.hull, b.names, len(b.garbage)
-	b.since, b.unsynced, b.hull, b.urgent, b.names = time.Time{}, 0, span{}, false, false
-	b.op.Unlock()
 	var dataErr, err error
 	if data != nil && hull.from < hull.to {
 		dataErr = data.Sync()
@@ -153,32 +159,32 @@ func (b *Inbox) sync() {
 	if err == nil && names {
 		err = b.cfg.FS.SyncDir(b.cfg.Dir)
 	}
-	b.op.Lock()
-	defer b.op.Unlock()
-	if err == nil && journal == b.journal {
-		b.journalSize = roundUp(b.journalSize)
-	}
-	if err == nil && !b.rewrite {
-		for i := range b.garbage[:garbage] {
-			b.garbage[i].safe = true
+	b.inside("note what was synced", func() {
+		if err == nil && journal == b.journal {
+			b.journalSize = roundUp(b.journalSize)
 		}
-	}
-	if dataErr == nil && err == nil {
-		return
-	}
-	b.syncPause = time.Now().Add(diskPause)
-	b.cfg.Log.Error("what was received cannot be synced", "error", errors.Join(dataErr, err))
-	if err != nil {
-		b.rewrite, b.names = true, b.names || names
-	}
-	if b.gen != gen {
-		return
-	}
-	if dataErr != nil { // nobody knows what of it is on the medium, and a second sync would not tell
-		b.drop(hull)
-		dataErr = diskError("sync what was received", dataErr)
-		b.update(func() { b.err = dataErr })
-	}
+		if err == nil && !b.rewrite {
+			for i := range b.garbage[:garbage] {
+				b.garbage[i].safe = true
+			}
+		}
+		if dataErr == nil && err == nil {
+			return
+		}
+		b.syncPause = time.Now().Add(diskPause)
+		b.cfg.Log.Error("what was received cannot be synced", "error", errors.Join(dataErr, err))
+		if err != nil {
+			b.rewrite, b.names = true, b.names || names
+		}
+		if b.gen != gen {
+			return
+		}
+		if dataErr != nil { // nobody knows what of it is on the medium, and a second sync would not tell
+			b.drop(hull)
+			dataErr = diskError("sync what was received", dataErr)
+			b.update(func() { b.err = dataErr })
+		}
+	})
 }
 
 // enqueue has the chunks that are whole between two offsets compared with their hashes.
@@ -199,19 +205,22 @@ func (b *Inbox) enqueue(from, to int64) {
 
 // check compares the next chunk with its hash in the manifest.
 func (b *Inbox) check() {
-	b.op.Lock()
-	if len(b.queue) == 0 {
-		b.op.Unlock()
+	var c chunk
+	var gen int
+	var data durable.File // nil: there is nothing to compare
+	b.inside("look for the next chunk", func() {
+		if len(b.queue) == 0 {
+			return
+		}
+		n := b.queue[0]
+		b.queue = b.queue[1:]
+		if b.checked[n] == queued {
+			c, gen, data = b.lay.chunk(n), b.gen, b.data
+		}
+	})
+	if data == nil {
 		return
 	}
-	n, gen, data := b.queue[0], b.gen, b.data
-	b.queue = b.queue[1:]
-	if b.checked[n] != queued || data == nil {
-		b.op.Unlock()
-		return
-	}
-	c := b.lay.chunk(n)
-	b.op.Unlock()
 	buf := make([]byte, c.to-c.from)
 	k, err := data.ReadAt(buf, c.from)
 	if k == len(buf) {
@@ -219,15 +228,15 @@ func (b *Inbox) check() {
 	} else if err == nil {
 		err = io.ErrUnexpectedEOF
 	}
-	b.op.Lock()
-	defer b.op.Unlock()
-	switch {
-	case b.gen != gen || b.checked[n] != queued || !b.got.has(c.from, c.to):
-	case err == nil && ota.Hash(sha256.Sum256(buf)) == c.want:
-		b.checked[n] = rightChunk
-	default:
-		b.reject(c, err)
-	}
+	b.inside("take a chunk", func() {
+		switch {
+		case b.gen != gen || b.checked[c.n] != queued || !b.got.has(c.from, c.to):
+		case err == nil && ota.Hash(sha256.Sum256(buf)) == c.want:
+			b.checked[c.n] = rightChunk
+		default:
+			b.reject(c, err)
+		}
+	})
 }
 
 // reject forgets a chunk that is not what the manifest says, so that it is asked for
@@ -266,73 +275,82 @@ func (b *Inbox) ordinal(c chunk) int {
 
 // sweep removes a file that nobody needs any more.
 func (b *Inbox) sweep() {
-	b.op.Lock()
-	g := b.garbage[0] // only this goroutine takes something out
-	b.garbage[0].f = nil
-	b.op.Unlock()
+	var g rubbish
+	ok := b.inside("look for what is of no use", func() {
+		g = b.garbage[0] // only this goroutine takes something out
+		b.garbage[0].f = nil
+	})
+	if !ok {
+		return
+	}
 	if g.f != nil {
 		_ = g.f.Close() // its content is of no use
 	}
 	err := b.cfg.FS.Remove(g.name)
-	b.op.Lock()
-	defer b.op.Unlock()
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		b.garbageAt = time.Now().Add(diskPause)
-		b.cfg.Log.Warn("what is of no use any more cannot be removed", "error", err)
-		return
-	}
-	b.garbage = slices.Clone(b.garbage[1:])
-	b.update(func() {}) // who waits for space looks again
+	b.inside("note what was removed", func() {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			b.garbageAt = time.Now().Add(diskPause)
+			b.cfg.Log.Warn("what is of no use any more cannot be removed", "error", err)
+			return
+		}
+		b.garbage = slices.Clone(b.garbage[1:])
+		b.update(func() {}) // who waits for space looks again
+	})
 }
 
 // compact writes the journal anew, beside the old one.
 func (b *Inbox) compact() {
-	b.op.Lock()
-	if b.journal == nil {
-		b.rewrite = false
-		b.op.Unlock()
+	var changes int
+	var size int64
+	var snap *snapshot // nil: there is nothing to write
+	b.inside("look at the journal", func() {
+		if b.journal == nil {
+			b.rewrite = false
+			return
+		}
+		b.journalSize = roundUp(b.journalSize)
+		changes, size = b.changes, b.journalSize
+		snap = &snapshot{s: b.s, spans: slices.Clone(b.got.spans), lay: b.lay, checked: slices.Clone(b.checked), data: b.data}
+	})
+	if snap == nil {
 		return
 	}
-	b.journalSize = roundUp(b.journalSize)
-	changes, size := b.changes, b.journalSize
-	snap := snapshot{s: b.s, spans: slices.Clone(b.got.spans), lay: b.lay, checked: slices.Clone(b.checked), data: b.data}
-	b.op.Unlock()
 	p, err := snap.journal()
 	var f durable.File
 	if err == nil {
 		f, err = b.writeNew(p)
 	}
-	b.op.Lock()
-	defer b.op.Unlock()
-	if err == nil && b.changes != changes { // it says what is no longer so
-		err = errChanged
-	}
-	if err == nil {
-		// What came in the meantime. It is synced with what comes next.
-		tail := make([]byte, b.journalSize-size)
-		var n int
-		if n, err = b.journal.ReadAt(tail, size); n == len(tail) {
-			_, err = f.WriteAt(tail, int64(len(p)))
+	b.inside("take a new journal", func() {
+		if err == nil && b.changes != changes { // it says what is no longer so
+			err = errChanged
 		}
-		p = append(p, tail...)
-	}
-	if err == nil {
-		err = b.cfg.FS.Rename(filepath.Join(b.cfg.Dir, journalNew), filepath.Join(b.cfg.Dir, journalName))
-	}
-	if err != nil {
-		if f != nil {
-			_ = f.Close() // it is of no use
+		if err == nil {
+			// What came in the meantime. It is synced with what comes next.
+			tail := make([]byte, b.journalSize-size)
+			var n int
+			if n, err = b.journal.ReadAt(tail, size); n == len(tail) {
+				_, err = f.WriteAt(tail, int64(len(p)))
+			}
+			p = append(p, tail...)
 		}
-		if !errors.Is(err, errChanged) {
-			b.rewriteAt = time.Now().Add(diskPause)
-			b.cfg.Log.Warn("the journal cannot be written anew", "error", err)
+		if err == nil {
+			err = b.cfg.FS.Rename(filepath.Join(b.cfg.Dir, journalNew), filepath.Join(b.cfg.Dir, journalName))
 		}
-		return
-	}
-	_ = b.journal.Close() // the new one has all that it has
-	b.journal, b.journalSize, b.compactAt = f, int64(len(p)), 2*int64(len(p))+compactAfter
-	b.frozen, b.rewrite, b.urgent, b.names = false, false, true, true
-	b.dirty(0)
+		if err != nil {
+			if f != nil {
+				_ = f.Close() // it is of no use
+			}
+			if !errors.Is(err, errChanged) {
+				b.rewriteAt = time.Now().Add(diskPause)
+				b.cfg.Log.Warn("the journal cannot be written anew", "error", err)
+			}
+			return
+		}
+		_ = b.journal.Close() // the new one has all that it has
+		b.journal, b.journalSize, b.compactAt = f, int64(len(p)), 2*int64(len(p))+compactAfter
+		b.frozen, b.rewrite, b.urgent, b.names = false, false, true, true
+		b.dirty(0)
+	})
 }
 
 var errChanged = errors.New("the state has changed")
