@@ -39,7 +39,7 @@ func newWorkshop(t *testing.T) *workshop {
 	w.interlock(t, "keygen", "--out", "keys")
 	w.interlock(t, "keygen", "--out", "technician")
 	w.image(t, "1.0.0", 1000)
-	for name, size := range map[string]int{small: 10_000, large: 100_000} {
+	for name, size := range map[string]int{tiny: 1000, small: 10_000, large: 100_000} {
 		w.image(t, "1.1.0", size)
 		w.interlock(t, "build", "--product", product, "--version", "1.1.0", "--image", "controller=1.1.0.img", "--key", "keys/private.pem", "--out", name)
 	}
@@ -58,8 +58,9 @@ func (w *workshop) interlock(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// The release, in a size for slow lines and one for fast lines.
+// The release, in sizes for lines that lose nearly all long messages, for slow and for fast ones.
 const (
+	tiny  = "tiny-1.1.0.bundle"
 	small = "small-1.1.0.bundle"
 	large = "large-1.1.0.bundle"
 )

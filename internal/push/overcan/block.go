@@ -93,7 +93,7 @@ func (d *Device) best(most int) (size int, rate float64) {
 	// Sizes that fill their frames: six bytes of the message in the first, seven in each
 	// of the others.
 	for n, consecutive := smallest, 1; n < most; n, consecutive = 6+7*consecutive-2, consecutive+(consecutive+1)/2 {
-		if r := d.rate(n); r > rate {
+		if r := d.rate(n); r > 1.02*rate { // otherwise the longer one
 			size, rate = n, r
 		}
 	}
