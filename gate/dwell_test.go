@@ -2,6 +2,7 @@ package gate_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -53,6 +54,7 @@ func TestDwell(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var safe bool
+				var since time.Time // of the present run
 				g := gate.Dwell(30*time.Second, 5*time.Second, func(context.Context, *ota.Manifest, ota.Moment) error {
 					if !safe {
 						return &ota.Refusal{Code: ota.ErrBMSUnsafe, Reason: "hot"}
@@ -72,6 +74,12 @@ func TestDwell(t *testing.T) {
 					r := refused(t, err)
 					if s.want != "?" && r.Reason != s.want {
 						t.Fatalf("step %d: got %q, want %q", i, r.Reason, s.want)
+					}
+					if strings.HasPrefix(r.Reason, "safe for 0 s of") && time.Since(since) >= time.Second {
+						since = time.Now()
+					}
+					if want := since.Add(30 * time.Second); s.safe && !r.Ready.Equal(want) || !s.safe && !r.Ready.IsZero() {
+						t.Errorf("step %d: over at %v, want %v if it is safe, and not known otherwise", i, r.Ready, want)
 					}
 					if s.safe && r.Code != ota.ErrNone {
 						t.Errorf("step %d: got code %v while the battery is safe, want none", i, r.Code)

@@ -93,6 +93,31 @@ func TestAll(t *testing.T) {
 	}
 }
 
+// TestAllIsReady: several refusals are over with the last of them, and as long as one does
+// not say when, nobody knows.
+func TestAllIsReady(t *testing.T) {
+	at := func(s int) ota.Gate {
+		return func(context.Context, *ota.Manifest, ota.Moment) error {
+			return &ota.Refusal{Reason: "wait", Ready: time.Unix(int64(s), 0)}
+		}
+	}
+	hot := no(ota.ErrBMSUnsafe, "hot")
+	for name, tt := range map[string]struct {
+		gates []ota.Gate
+		want  time.Time
+	}{
+		"one":           {[]ota.Gate{yes, at(5)}, time.Unix(5, 0)},
+		"the last":      {[]ota.Gate{at(5), at(9), at(7)}, time.Unix(9, 0)},
+		"not known":     {[]ota.Gate{hot, at(5)}, time.Time{}},
+		"not known too": {[]ota.Gate{at(5), at(6), hot}, time.Time{}},
+		"in between":    {[]ota.Gate{at(5), hot, at(6)}, time.Time{}},
+	} {
+		if r := refused(t, put(gate.All(tt.gates...))); !r.Ready.Equal(tt.want) {
+			t.Errorf("%s: over at %v, want %v", name, r.Ready, tt.want)
+		}
+	}
+}
+
 // TestAllAsksAll: the moment and the release reach every gate, also behind a no.
 func TestAllAsksAll(t *testing.T) {
 	var got []string

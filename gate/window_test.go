@@ -177,12 +177,12 @@ func TestWindow(t *testing.T) {
 			t.Errorf("at noon: got %v, want yes", err)
 		}
 		r = refused(t, g(t.Context(), &ota.Manifest{Version: "1.2.0", Created: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)}, ota.BeforeWrite))
-		if want := "the clock says 2000-01-01T11:00:00Z, before release 1.2.0 was made on 2026-03-01T00:00:00Z, so the update window cannot be told"; r.Reason != want {
-			t.Errorf("clock at the beginning of time: got %q, want %q", r.Reason, want)
+		if want := "the clock says 2000-01-01T11:00:00Z, before release 1.2.0 was made on 2026-03-01T00:00:00Z, so the update window cannot be told"; r.Reason != want || !r.Ready.IsZero() {
+			t.Errorf("clock at the beginning of time: got %q, over at %v, want %q, and no word of its end", r.Reason, r.Ready, want)
 		}
 		time.Sleep(time.Hour)
-		if r := refused(t, put(g)); r.Reason != "outside the update window, which opens Sat 2000-01-01 22:00 UTC" {
-			t.Errorf("got %q", r.Reason)
+		if r := refused(t, put(g)); r.Reason != "outside the update window, which opens Sat 2000-01-01 22:00 UTC" || time.Until(r.Ready) != 10*time.Hour {
+			t.Errorf("got %q, over in %v, want it over in 10 h", r.Reason, time.Until(r.Ready))
 		}
 	})
 	for name, hs := range map[string][]gate.Hours{

@@ -128,7 +128,7 @@ func (f *pushFlags) ask(ctx context.Context, e *env, d push.Device) error {
 		[2]string{"product", id.Product},
 		[2]string{"speaks", id.Protocol},
 		[2]string{"runs", or(s.Running, id.Running)},
-		[2]string{"state", s.State.String() + when(s.Done > 0, fmt.Sprintf(", %d %%", int(100*s.Done)))},
+		[2]string{"state", s.State.String() + when(s.Done > 0, fmt.Sprintf(", %d %%", int(100*s.Done))) + s.Going()},
 		[2]string{"release", s.Version},
 		[2]string{"received", when(s.Size > 0 && s.State < push.Verifying, size(s.Received)+" of "+size(s.Size))},
 		[2]string{"why", or(s.Reason, when(s.Result != 0, s.Result.String()))},

@@ -255,3 +255,32 @@ trouble, trying on: no answer` + "\ufffd[2J\n"
 		t.Log(got)
 	}
 }
+
+// What a device counts is a line that is written over on a terminal, and never wraps; in a
+// log it is a line every ten seconds.
+func TestPushViewNumbers(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	var out bytes.Buffer
+	e := &env{stderr: &out, now: func() time.Time { return now }, getenv: func(string) string { return "" }}
+	v := pushView{env: e, file: &push.File{Size: 100 << 10}}
+	trial := push.Status{State: push.Trial, Version: "1.1.0", Left: 30 * time.Second}
+	v.event(push.Event{Kind: push.KindState, Status: &trial})
+	for range 25 {
+		now = now.Add(time.Second)
+		s := trial
+		s.Left = 30*time.Second - now.Sub(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
+		v.event(push.Event{Kind: push.KindNumbers, Status: &s})
+	}
+	want := "on trial 1.1.0, proven in 30 s\non trial 1.1.0, proven in 20 s\non trial 1.1.0, proven in 10 s\n"
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", &out, want)
+	}
+	wait := push.Status{State: push.WaitSafe, Version: "1.1.0", Reason: strings.Repeat("°", 200)}
+	if got := v.count(&wait); len([]rune(got)) != 79 || !strings.HasSuffix(got, "°…") {
+		t.Errorf("got %d columns: %q, want 79", len([]rune(got)), got)
+	}
+	write := push.Status{State: push.Installing, Version: "1.1.0", Done: 0.5, Left: 8 * time.Second}
+	if got, want := v.count(&write), "[======      ] installing 1.1.0 50 %, 8 s left"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

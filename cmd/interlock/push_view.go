@@ -34,7 +34,7 @@ const (
 func (v *pushView) event(ev push.Event) {
 	v.known = v.known || ev.Kind == push.KindIdentity
 	switch {
-	case v.json && (ev.Kind != push.KindProgress || v.due(jsonEvery, ev.Done)):
+	case v.json && (ev.Kind != push.KindProgress && ev.Kind != push.KindNumbers || v.due(jsonEvery, ev.Done)):
 		if err := v.printLine(ev); err != nil && v.err == nil {
 			v.err = err
 		}
@@ -48,6 +48,9 @@ func (v *pushView) event(ev push.Event) {
 		v.remark("%s", ev.Plan)
 	case ev.Kind == push.KindState:
 		v.remark("%s", ev.Status)
+		v.shown = v.now()
+	case ev.Kind == push.KindNumbers:
+		v.numbers(ev.Status)
 	case ev.Kind == push.KindTrouble:
 		v.remark("trouble, trying on: %s", ev.Error)
 	case ev.Kind == push.KindBack:
@@ -89,14 +92,53 @@ func (v *pushView) progress(done int64) {
 	}
 }
 
+// numbers shows how a state goes on: the time that is left, and how much is written.
+func (v *pushView) numbers(s *push.Status) {
+	terminal := onTerminal(v.stderr, v.getenv)
+	switch {
+	case v.quiet:
+	case terminal && v.due(barEvery, 0):
+		fmt.Fprintf(v.stderr, "\r\x1b[K%s", v.count(s))
+		v.bar = true
+	case !terminal && v.due(lineEvery, 0):
+		fmt.Fprintln(v.stderr, clean(s.String()))
+	}
+}
+
+// count is a status on a line that can be written over.
+func (v *pushView) count(s *push.Status) string {
+	text := s.String()
+	if s.Done > 0 {
+		text = gauge(s.Done) + " " + text
+	}
+	return cutTo(clean(text), columns)
+}
+
+// columns is how much of a line can be written over: more would wrap on the terminals of old.
+const columns = 79
+
+// cutTo shortens a text to so many characters.
+func cutTo(text string, most int) string {
+	r := []rune(text)
+	if len(r) <= most {
+		return text
+	}
+	return string(r[:most-1]) + "…"
+}
+
+// gauge is a bar that is full to this share.
+func gauge(share float64) string {
+	const width = 12 // so that the longest line fits 80 columns, and can be written over
+	full := int(min(max(share, 0), 1) * width)
+	return "[" + strings.Repeat("=", full) + strings.Repeat(" ", width-full) + "]"
+}
+
 // line is how far it is.
 func (v *pushView) line(bar bool) string {
 	share := float64(v.last) / float64(v.file.Size)
 	text := fmt.Sprintf("send %3d %%  %s of %s", int(100*share), size(v.last), size(v.file.Size))
 	if bar {
-		const width = 12 // so that the longest line fits 80 columns, and can be written over
-		full := int(share * width)
-		text = fmt.Sprintf("send [%s%s] %3d %%  %s of %s", strings.Repeat("=", full), strings.Repeat(" ", width-full), int(100*share), size(v.last), size(v.file.Size))
+		text = fmt.Sprintf("send %s %3d %%  %s of %s", gauge(share), int(100*share), size(v.last), size(v.file.Size))
 	}
 	spent := v.now().Sub(v.begun)
 	if sent := v.last - v.first; sent > 0 && spent >= time.Second {

@@ -26,6 +26,7 @@ const (
 	KindPlan     Kind = "plan"     // how long it will take
 	KindProgress Kind = "progress" // bytes that the device has
 	KindState    Kind = "state"    // another state, or another reason to wait
+	KindNumbers  Kind = "numbers"  // the same state and reason, and other numbers in them
 	KindTrouble  Kind = "trouble"  // the line is gone; it is tried again
 	KindBack     Kind = "back"     // the line works again
 

@@ -160,7 +160,7 @@ func TestEvents(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := []string{"identity", "plan 1000 B over a fake: about 10 s (the line allows 100 B/s)", "progress 500", "progress 1000",
-			"trouble", "back", "state waiting", "trouble", "back", "state on trial", "state proven"}
+			"trouble", "back", "state waiting", "numbers", "trouble", "back", "state on trial", "state proven"}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Error(diff)
 		}
@@ -250,4 +250,47 @@ func TestPlan(t *testing.T) {
 			t.Errorf("%v: got advice: %v, want %v", tt.plan, got, tt.advice)
 		}
 	}
+}
+
+// TestGoing: what the numbers of a status mean depends on its state.
+func TestGoing(t *testing.T) {
+	for _, tt := range []struct {
+		s    push.Status
+		want string
+	}{
+		{push.Status{State: push.Idle}, "idle"},
+		{push.Status{State: push.WaitSafe, Version: "1.1.0", Attempt: 1, Left: 18 * time.Second, Reason: "safe for 12 s of 30 s"}, "waiting 1.1.0, goes on in 18 s: safe for 12 s of 30 s"},
+		{push.Status{State: push.WaitSafe, Version: "1.1.0", Left: 70000 * time.Second}, "waiting 1.1.0, goes on in 19.4 h"},
+		{push.Status{State: push.Installing, Version: "1.1.0", Done: 0.4, Left: 90 * time.Second}, "installing 1.1.0 40 %, 90 s left"},
+		{push.Status{State: push.Installing, Version: "1.1.0", ImagesDone: 1, ImagesFailed: 2, Reason: "slot B is full"}, "installing 1.1.0, at image 2: slot B is full"},
+		{push.Status{State: push.Restarting, Version: "1.1.0", Attempt: 2}, "restarting 1.1.0, try 2"},
+		{push.Status{State: push.Trial, Version: "1.1.0", Attempt: 2, Left: 42 * time.Second}, "on trial 1.1.0, try 2, proven in 42 s"},
+		{push.Status{State: push.Trial, Version: "1.1.0", Result: 20, Left: 42 * time.Second, Reason: "no battery"}, "on trial 1.1.0, goes back in 42 s if this lasts: no battery"},
+		{push.Status{State: push.Trial, Version: "1.1.0"}, "on trial 1.1.0"},
+	} {
+		if got := tt.s.String(); got != tt.want {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
+	}
+}
+
+// TestNumbers: what only counts is told as that, and only when it has changed.
+func TestNumbers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		trial := func(left time.Duration) answer {
+			a := because(push.Trial, 0, fmt.Sprintf("healthy for %v", 9*time.Second-left))
+			a.status.Left = left
+			return a
+		}
+		d := &fake{script: []answer{is(push.Idle), trial(0), trial(9 * time.Second), trial(8 * time.Second), trial(8 * time.Second), is(push.Confirmed)}}
+		var got []string
+		err := push.Run(t.Context(), d, bundleFile(), push.Options{Tell: func(e push.Event) {
+			if e.Status != nil {
+				got = append(got, fmt.Sprint(e.Kind, " ", e.Status.Left))
+			}
+		}})
+		if want := []string{"state 0s", "numbers 9s", "numbers 8s", "state 0s"}; err != nil || cmp.Diff(want, got) != "" {
+			t.Errorf("got %q, %v, want %q", got, err, want)
+		}
+	})
 }

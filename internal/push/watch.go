@@ -20,10 +20,13 @@ func (r *runner) watch(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		before := r.last
 		r.last = s
 		if key := s.key(); key != told {
 			told = key
 			r.tell(Event{Kind: KindState, Status: &s})
+		} else if s != before {
+			r.tell(Event{Kind: KindNumbers, Status: &s})
 		}
 		if ended, err := r.ended(&s); ended {
 			return err

@@ -335,8 +335,13 @@ func TestInHand(t *testing.T) {
 		x := r.tester()
 		x.push(r, release.Bundle, 4093)
 		r.set(func(h *api.CheckinRequest) {
-			h.UpdateDigest, h.Status = release.Manifest.Digest, ota.StatusDownloading
+			h.UpdateDigest, h.Status, h.Done, h.Total = release.Manifest.Digest, ota.StatusDownloading, 2500, 5000
+			h.Course = ota.Course{Try: 2, SecondsLeft: 70_000, FailedImage: 1}
 		})
+		course, err := profile.ParseCourse(x.read(profile.DIDCourse))
+		if want := (profile.Course{Progress: 500, Written: 2500, Left: 70_000, Attempt: 2, ImagesFailed: 1}); course != want || err != nil {
+			t.Errorf("course: got %+v, %v, want %+v", course, err, want)
+		}
 		for request, want := range map[string]string{
 			"31 01 FF00":                 "7F 31 22",
 			"31 01 F002":                 "7F 31 22",

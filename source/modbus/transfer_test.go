@@ -69,23 +69,33 @@ func TestPush(t *testing.T) {
 		offered(t, r.src, rel.Signed)
 		r.manager(func(h *api.CheckinRequest) {
 			h.Status, h.UpdateDigest, h.Done, h.Total = ota.StatusDownloading, rel.Manifest.Digest, 10_000, 25_001
+			h.Course = ota.Course{Try: 2, SecondsLeft: 70_000, ImagesDone: 1}
 		})
-		if s := m.status(); s.State != profile.Installing || s.Written != 10_000 || s.Progress != 399 {
-			t.Errorf("installing: got %+v", s)
+		if s := m.status(); s.State != profile.Installing || s.Written != 10_000 || s.Progress != 399 || s.Attempt != 2 ||
+			s.SecondsLeft != 70_000 || s.ModulesDone != 1 || s.ModulesFailed != 0 {
+			t.Errorf("installing: got %+v, want the second try, 70000 s left and the first image", s)
+		}
+		r.manager(func(h *api.CheckinRequest) {
+			h.Status, h.Code, h.Course = ota.StatusFailed, ota.ErrConnectivity, ota.Course{Try: 2, ImagesDone: 1, FailedImage: 2}
+		})
+		if s := m.status(); s.State != profile.Installing || s.Result != profile.Timeout || s.ModulesDone != 1 || s.ModulesFailed != 2 || s.SecondsLeft != 0 {
+			t.Errorf("an attempt that failed: got %+v, want it at the second image", s)
 		}
 		// The restart, and the end.
 		r.restart()
 		m = r.master("192.0.2.1")
-		r.manager(func(h *api.CheckinRequest) { h.Status = ota.StatusTrial })
-		if s := m.status(); s.State != profile.Trial || s.Session != 0 || s.Seq != 0 {
-			t.Errorf("after the restart: got %+v, want TRIAL and no session", s)
+		r.manager(func(h *api.CheckinRequest) {
+			h.Status, h.Code, h.Course = ota.StatusTrial, 0, ota.Course{Try: 2, SecondsLeft: 42, ImagesDone: 2}
+		})
+		if s := m.status(); s.State != profile.Trial || s.Session != 0 || s.Seq != 0 || s.SecondsLeft != 42 || s.ModulesDone != 3 {
+			t.Errorf("after the restart: got %+v, want TRIAL, no session, 42 s left and both images", s)
 		}
 		r.manager(func(h *api.CheckinRequest) { h.Status, h.UpdateDigest = ota.StatusIdle, "" })
 		if err := r.src.Report(t.Context(), ota.Report{ID: "1", Digest: rel.Manifest.Digest, Version: "1.1.0", Result: ota.Succeeded}); err != nil {
 			t.Fatal(err)
 		}
-		if s := m.status(); s.State != profile.Confirmed {
-			t.Errorf("after the report: got %v, want CONFIRMED", s.State)
+		if s := m.status(); s.State != profile.Confirmed || s.ModulesDone != 3 || s.SecondsLeft != 0 || s.Attempt != 0 {
+			t.Errorf("after the report: got %+v, want CONFIRMED with both images, and no time left", s)
 		}
 		if d := m.display(); d.Update != "1.1.0" || d.Device != "bess-7" || d.Product != "bess" || d.Running != "1.0.0" || d.Charge != profile.NotAvailable || d.Age != 65535 {
 			t.Errorf("display: got %+v", d)

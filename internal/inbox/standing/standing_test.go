@@ -84,6 +84,9 @@ func TestOf(t *testing.T) {
 		"applying":                       {requested, ours(ota.StatusApplying), false, standing.Installing, standing.OK, 0},
 		"rebooting":                      {requested, ours(ota.StatusRebooting), false, standing.RebootPending, standing.OK, 0},
 		"trial":                          {requested, ours(ota.StatusTrial), false, standing.Trial, standing.OK, 0},
+		"trial, not healthy":             {requested, with(ours(ota.StatusTrial), ota.ErrValidation, "not healthy"), false, standing.Trial, standing.Unhealthy, 0},
+		"trial, an error without a code": {requested, with(ours(ota.StatusTrial), ota.ErrInternal, "no battery"), false, standing.Trial, standing.Unhealthy, 0},
+		"trial, cannot be marked good":   {requested, with(ours(ota.StatusTrial), ota.ErrFlashWrite, "mark slot B good"), false, standing.Trial, standing.Storage, 0},
 		"complete, but not reported":     {requested, ours(ota.StatusComplete), false, standing.Trial, standing.OK, 0},
 		"ended, but not reported":        {requested, trial, false, standing.Trial, standing.OK, 0},
 		"rolling back":                   {requested, ours(ota.StatusRollingBack), false, standing.RebootPending, standing.WentBack, 0},
@@ -159,6 +162,60 @@ func TestEveryCauseIsNamed(t *testing.T) {
 	} {
 		if got := standing.Why(err); got.Result != want {
 			t.Errorf("%v: got %v, want %v", err, got.Result, want)
+		}
+	}
+}
+
+// TestCourse: the numbers of an update are those of this release and no other, and what is
+// not known is 0.
+func TestCourse(t *testing.T) {
+	type numbers struct {
+		try          uint16
+		left         uint32
+		done, failed standing.Images
+	}
+	requested := inbox.State{Phase: inbox.Requested, Digest: "d1", Version: "1.1.0", Images: 3, Offer: inbox.Offer{Size: 1000}}
+	with := func(status ota.Status, c ota.Course) api.CheckinRequest {
+		return api.CheckinRequest{Head: api.Head{Version: "1.0.0", Status: status, UpdateDigest: "d1", Done: 250, Total: 1000, Course: c}}
+	}
+	other := with(ota.StatusTrial, ota.Course{Try: 2, SecondsLeft: 9, ImagesDone: 3, FailedImage: 1})
+	other.UpdateDigest = "d2"
+	over := api.CheckinRequest{Head: api.Head{Digest: "d1"}}
+	ended := func(result ota.Result, images, failed int) inbox.State {
+		return inbox.State{Phase: inbox.Ended, Digest: "d1", Images: images, Outcome: &ota.Report{Digest: "d1", Result: result, FailedImage: failed}}
+	}
+	const all = standing.Images(1<<32 - 1)
+	for name, c := range map[string]struct {
+		st     inbox.State
+		device api.CheckinRequest
+		want   numbers
+	}{
+		"nothing":                 {inbox.State{}, other, numbers{}},
+		"received":                {inbox.State{Phase: inbox.Received, Digest: "d1", Images: 3}, with(ota.StatusTrial, ota.Course{Try: 1}), numbers{}},
+		"verified":                {inbox.State{Phase: inbox.Verified, Digest: "d1", Images: 3}, over, numbers{}},
+		"another update":          {requested, other, numbers{}},
+		"not looked at":           {requested, api.CheckinRequest{}, numbers{}},
+		"nothing known":           {requested, with(ota.StatusUpdateAvailable, ota.Course{}), numbers{}},
+		"dwell":                   {requested, with(ota.StatusUpdateAvailable, ota.Course{Try: 1, SecondsLeft: 18}), numbers{try: 1, left: 18}},
+		"the second image":        {requested, with(ota.StatusDownloading, ota.Course{Try: 1, SecondsLeft: 70000, ImagesDone: 1}), numbers{1, 70000, 1, 0}},
+		"failed, tried again":     {requested, with(ota.StatusFailed, ota.Course{Try: 1, ImagesDone: 1, FailedImage: 2}), numbers{1, 0, 1, 2}},
+		"trial, the second":       {requested, with(ota.StatusTrial, ota.Course{Try: 2, SecondsLeft: 42, ImagesDone: 3}), numbers{2, 42, 7, 0}},
+		"more than fit":           {requested, with(ota.StatusTrial, ota.Course{Try: 70000, SecondsLeft: 1 << 40, ImagesDone: 64, FailedImage: 64}), numbers{65535, 1<<32 - 1, all, 0}},
+		"the last with a bit":     {requested, with(ota.StatusFailed, ota.Course{Try: 1, ImagesDone: 31, FailedImage: 32}), numbers{1, 0, all >> 1, 1 << 31}},
+		"the first without one":   {requested, with(ota.StatusFailed, ota.Course{Try: 1, ImagesDone: 32, FailedImage: 33}), numbers{1, 0, all, 0}},
+		"numbers that cannot be":  {requested, with(ota.StatusFailed, ota.Course{Try: -1, SecondsLeft: -1, ImagesDone: -1, FailedImage: -1}), numbers{}},
+		"ended, not reported":     {requested, over, numbers{done: 7}},
+		"proven":                  {ended(ota.Succeeded, 3, 0), over, numbers{done: 7}},
+		"proven, by an old inbox": {ended(ota.Succeeded, 0, 0), over, numbers{}},
+		"failed at the third":     {ended(ota.Failed, 3, 3), over, numbers{done: 3, failed: 4}},
+		"failed at the first":     {ended(ota.Failed, 3, 1), over, numbers{failed: 1}},
+		"failed, not at an image": {ended(ota.Failed, 3, 0), over, numbers{}},
+		"rolled back":             {ended(ota.RolledBack, 3, 0), over, numbers{}},
+		"aborted":                 {ended(ota.Aborted, 3, 0), over, numbers{}},
+	} {
+		u := standing.Of(c.st, c.device, false)
+		if got := (numbers{u.Try, u.Left, u.Done, u.Failed}); got != c.want {
+			t.Errorf("%s: got %+v, want %+v", name, got, c.want)
 		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -205,6 +207,7 @@ func (s *site) manager(ctx context.Context, result ota.Result) {
 	step := func(status ota.Status, reason string) {
 		s.set(func(h *api.CheckinRequest) {
 			h.Status, h.Reason, h.UpdateDigest, h.UpdateVersion = status, reason, m.Digest, m.Version
+			h.Done, h.Total, h.Course = 1000, 4000, ota.Course{Try: 2, SecondsLeft: 42, ImagesDone: 2}
 		})
 		time.Sleep(3 * time.Second)
 	}
@@ -343,6 +346,11 @@ func TestPush(t *testing.T) {
 					t.Errorf("progress ends at %d, want %d", last, file.Size)
 				}
 				t.Logf("%q", states)
+				for _, want := range []string{"waiting 1.1.0, try 2, goes on in 42 s: state of charge", "installing 1.1.0 25 %, try 2, 42 s left"} {
+					if !slices.ContainsFunc(states, func(s string) bool { return strings.HasPrefix(s, want) }) {
+						t.Errorf("got states %q, want one that begins with %q", states, want)
+					}
+				}
 				if len(states) < 3 {
 					t.Errorf("got states %q, want waiting, restarting and the end at least", states)
 				}

@@ -63,6 +63,7 @@ func TestRunToTheEnd(t *testing.T) {
 		g := newRig(t, release, nil)
 		defer g.end()
 		var states []push.State
+		var trial push.Status
 		proven := make(chan error, 1)
 		d := g.master(4)
 		defer d.Close()
@@ -70,6 +71,9 @@ func TestRunToTheEnd(t *testing.T) {
 			proven <- push.Run(t.Context(), d, f, push.Options{Tell: func(e push.Event) {
 				if e.Kind == push.KindState {
 					states = append(states, e.Status.State)
+				}
+				if s := e.Status; s != nil && s.State == push.Trial {
+					trial = *s
 				}
 			}})
 		}()
@@ -83,7 +87,9 @@ func TestRunToTheEnd(t *testing.T) {
 		g.manager(ota.StatusRebooting, func(h *api.CheckinRequest) { h.Code, h.Reason = 0, "" })
 		<-time.After(2 * time.Second)
 		g.restart(40 * time.Second)
-		g.manager(ota.StatusTrial, func(h *api.CheckinRequest) { h.Version = "1.1.0" })
+		g.manager(ota.StatusTrial, func(h *api.CheckinRequest) {
+			h.Version, h.Course = "1.1.0", ota.Course{Try: 2, SecondsLeft: 42, ImagesDone: 1}
+		})
 		<-time.After(time.Minute)
 		g.manager(ota.StatusIdle, nil)
 		r := ota.Report{ID: "1", Version: "1.1.0", Digest: release.Manifest.Digest, Result: ota.Succeeded, Time: time.Now()}
@@ -94,6 +100,9 @@ func TestRunToTheEnd(t *testing.T) {
 			t.Errorf("got %v, want nil", err)
 		}
 		t.Log(states)
+		if trial.Left != 42*time.Second || trial.Attempt != 2 || trial.ImagesDone != 1 || trial.ImagesFailed != 0 {
+			t.Errorf("on trial: got %+v, want 42 s left of the second try, and one image", trial)
+		}
 		for i, want := range []push.State{push.WaitSafe, push.Restarting, push.Trial, push.Confirmed} {
 			if at := len(states) - 4 + i; at < 0 || states[at] != want {
 				t.Errorf("got the states %v, want them to end with waiting, restarting, on trial, proven", states)
