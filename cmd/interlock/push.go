@@ -26,29 +26,30 @@ type pushFlags struct {
 	StageOnly bool          `help:"Bring the release into the device, and do not install it."`
 	Precheck  bool          `help:"Only ask whether the device may be updated now. Exit code 3: it may not."`
 	Status    bool          `help:"Only show what the device says."`
+	Abort     bool          `help:"Take back what was pushed, also if its installation was asked for, until the device begins to change to it. Exit code 4: there is nothing to take back."`
 	Trust     []string      `sep:"none" placeholder:"PUBLIC.pem" help:"Public key that the release must be signed with, checked before the transfer. Repeat for more."`
 	Threshold int           `default:"1" help:"How many different keys must have signed."`
 	Timeout   time.Duration `placeholder:"TIME" help:"Give up after so long, such as 45m, and leave the device to itself. Default: never."`
 	Yes       bool          `help:"Occupy the bus for more than four hours, if that is what it takes."`
 	JSON      bool          `name:"json" help:"Print every event as one line of JSON."`
-	File      string        `arg:"" optional:"" help:"Bundle to push. Not with --status and --precheck."`
+	File      string        `arg:"" optional:"" help:"Bundle to push. Not with --status, --precheck and --abort."`
 }
 
 // pushHelp is what the help of every bus says after its own part.
-const pushHelp = `A transfer that was interrupted goes on where it stopped: give the same command again. What the device has received stays there; nothing is sent twice that it acknowledged. The installation waits for the device's own gate, which nothing here forces.
+const pushHelp = `A transfer that was interrupted goes on where it stopped: give the same command again. What the device has received stays there; nothing is sent twice that it acknowledged. The installation waits for the device's own gate, which nothing here forces. With --abort instead of the file it is taken back, until the device begins to change to it; with 0 it is gone, with 4 there was nothing.
 
-Exit code 0 means that the new firmware is proven (with --stage-only: verified in the device); 3 that the battery, a window or a person does not allow it, or another master is at work; 5 that the device refuses the file; 8 that the device went back to its previous firmware; 9 that the time given with --timeout was over before it was known.
+Exit code 0 means that the new firmware is proven (with --stage-only: verified in the device); 3 that the battery, a window or a person does not allow it, or another master is at work; 5 that the device refuses the file; 8 that the device went back to its previous firmware, or the new one did not even start; 9 that the time given with --timeout was over before it was known.
 
 `
 
 // run does what the flags say, on the device that dial finds.
 func (f *pushFlags) run(ctx context.Context, e *env, dial func(ctx context.Context) (push.Device, error)) error {
-	only := f.Status || f.Precheck
+	only := f.Status || f.Precheck || f.Abort
 	switch {
-	case f.Status && f.Precheck, only && f.StageOnly:
-		return usage("--status, --precheck and --stage-only do not go together")
+	case f.Status && f.Precheck, f.Abort && (f.Status || f.Precheck), only && f.StageOnly:
+		return usage("--status, --precheck, --abort and --stage-only do not go together")
 	case only && f.File != "":
-		return usage("--status and --precheck take no file, got %s", f.File)
+		return usage("--status, --precheck and --abort take no file, got %s", f.File)
 	case !only && f.File == "":
 		return usage("no file is given: name the bundle to push")
 	case f.Threshold < 1:
@@ -69,7 +70,10 @@ func (f *pushFlags) run(ctx context.Context, e *env, dial func(ctx context.Conte
 		return err
 	}
 	defer d.Close()
-	if only {
+	switch {
+	case f.Abort:
+		return f.abort(ctx, e, d)
+	case only:
 		return f.ask(ctx, e, d)
 	}
 	return f.push(ctx, e, d, file)
@@ -135,6 +139,30 @@ func (f *pushFlags) ask(ctx context.Context, e *env, d push.Device) error {
 	)
 }
 
+// abort is --abort.
+func (f *pushFlags) abort(ctx context.Context, e *env, d push.Device) error {
+	show := pushView{env: e, json: f.JSON}
+	was, err := push.Withdraw(ctx, d, push.Options{Timeout: f.Timeout, Tell: show.event})
+	switch {
+	case err != nil && show.err != nil:
+		return show.err
+	case errors.Is(err, push.ErrTooLate):
+		return hint(exitWith(exitFailed, err), "--status shows how it ends; once it runs, the previous firmware can be brought back: interlock device rollback, on the device")
+	case errors.Is(err, push.ErrOccupied):
+		return hint(err, "try again when the other one has finished; --status shows what the device does")
+	case errors.Is(err, push.ErrUnfinished):
+		return hint(err, "the device may have taken it back meanwhile: give the same command again")
+	case err != nil || f.JSON:
+		return err
+	}
+	what := "what it had received"
+	if was.Version != "" {
+		what = was.Version
+	}
+	_, err = fmt.Fprintf(e.stdout, "%s was taken back: %s does not install it\n", clean(what), clean(or(show.device, "the device")))
+	return err
+}
+
 type precheckResult struct {
 	Allowed bool   `json:"allowed"`
 	Reason  string `json:"reason,omitempty"`
@@ -164,7 +192,7 @@ func (f *pushFlags) push(ctx context.Context, e *env, d push.Device, file *push.
 		return hint(err, "wait until the other one has finished; --status shows what the device does")
 	case errors.Is(err, context.Canceled):
 		if !f.JSON {
-			e.say("what the device has stays there; the same command goes on with it")
+			e.say("what the device has stays there; the same command goes on with it, and --abort instead of the file takes it back")
 		}
 		return err
 	case err != nil && show.known && refusesFile(err):

@@ -100,8 +100,8 @@ func (c *pushCANCmd) config() (overcan.Config, error) {
 // plain writes a file into a controller of another maker.
 func (c *pushCANCmd) plain(ctx context.Context, e *env, cfg overcan.Config) error {
 	switch {
-	case c.Status || c.Precheck || c.StageOnly:
-		return usage("--status, --precheck and --stage-only are for devices of ours: a controller of another maker has no words for that")
+	case c.Status || c.Precheck || c.StageOnly || c.Abort:
+		return usage("--status, --precheck, --abort and --stage-only are for devices of ours: a controller of another maker has no words for that")
 	case c.File == "":
 		return usage("the file is missing")
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -31,8 +32,20 @@ type pushed struct {
 	bundle  string
 	box     *inbox.Inbox
 
-	mu   sync.Mutex
-	head api.CheckinRequest
+	mu        sync.Mutex
+	head      api.CheckinRequest
+	withdrawn error // what the manager says to who takes something back; nil: it gives it up
+}
+
+// withdraw is the stand-in's part of taking something back.
+func (d *pushed) withdraw(ctx context.Context, digest string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.withdrawn != nil {
+		return d.withdrawn
+	}
+	d.head.Status, d.head.UpdateVersion, d.head.UpdateDigest = ota.StatusAborted, "", ""
+	return d.box.Report(ctx, ota.Report{ID: rand.Text(), Digest: digest, Version: "1.1.0", Result: ota.Aborted, Reason: "aborted by a person"})
 }
 
 func newPushed(t *testing.T, change ...func(*inbox.Config)) *pushed {
@@ -55,7 +68,7 @@ func newPushed(t *testing.T, change ...func(*inbox.Config)) *pushed {
 		t.Fatal(err)
 	}
 	source, err := modbus.New(modbus.Config{Listen: "127.0.0.1:0", AllowPlain: true, Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
-		Inbox: d.box, State: d.state, Precheck: func(context.Context) error { return refusal }, Log: quiet})
+		Inbox: d.box, State: d.state, Precheck: func(context.Context) error { return refusal }, Withdraw: d.withdraw, Log: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,6 +137,43 @@ func TestPushModbus(t *testing.T) {
 	}
 }
 
+// What was pushed is taken back without the file, until it is too late, and can be pushed again.
+func TestPushAbort(t *testing.T) {
+	d := newPushed(t)
+	late := fmt.Errorf("withdraw release 1.1.0: %w: the restart into it is under way or done", ota.ErrBusy)
+	for i, tt := range []struct {
+		args           []string
+		withdrawn      error
+		code           int
+		stdout, stderr string // patterns
+	}{
+		{[]string{"--abort"}, nil, exitNothing, `^$`, `there is nothing to take back: the device is idle`},
+		{[]string{"--stage-only", d.bundle}, nil, exitOK, `verified`, ``},
+		{[]string{"--abort"}, nil, exitOK, `^1.1.0 was taken back: bess-7 does not install it\n$`, `verified 1.1.0`},
+		{[]string{"--abort"}, nil, exitNothing, `^$`, `nothing to take back`},
+		{[]string{"--stage-only", d.bundle}, nil, exitOK, `verified`, ``},
+		{[]string{"--abort"}, late, exitFailed, `^$`, `too late to take it back(.|\n)*hint: --status shows how it ends`},
+		{[]string{"--status"}, nil, exitOK, `(?m)^state +waiting$`, `^$`},
+		{[]string{"--abort", "--json"}, nil, exitOK, `"event":"withdrawn","status":{"state":"waiting"(.|\n)*"version":"1.1.0"`, `^$`},
+		{[]string{"--status"}, nil, exitOK, `(?m)^state +aborted$`, `^$`},
+		{[]string{"--stage-only", d.bundle}, nil, exitOK, `verified`, ``},
+		{[]string{"--abort"}, nil, exitOK, `^1.1.0 was taken back`, `waiting 1.1.0`},
+	} {
+		d.mu.Lock()
+		d.withdrawn = tt.withdrawn
+		d.mu.Unlock()
+		if i == 5 || i == 10 { // somebody has asked for the installation
+			if err := d.box.Request(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		code, stdout, stderr := d.push(tt.args...)
+		if code != tt.code || !regexp.MustCompile(tt.stdout).MatchString(stdout) || !regexp.MustCompile(tt.stderr).MatchString(stderr) {
+			t.Errorf("%v: got exit code %d, %q and %q, want %d, %q and %q", tt.args, code, stdout, stderr, tt.code, tt.stdout, tt.stderr)
+		}
+	}
+}
+
 // A file that the device refuses has one exit code, whatever it does not like about it.
 func TestPushRefusedByTheDevice(t *testing.T) {
 	for _, why := range []ota.ErrorCode{ota.ErrIncompatible, ota.ErrNoUpdate, ota.ErrValidation} {
@@ -178,6 +228,10 @@ func TestPushRefuses(t *testing.T) {
 	}{
 		{"--status --precheck", exitUsage, "do not go together"},
 		{"--status " + file, exitUsage, "take no file"},
+		{"--abort " + file, exitUsage, "take no file"},
+		{"--abort --precheck", exitUsage, "do not go together"},
+		{"--abort --stage-only", exitUsage, "do not go together"},
+		{"--abort", exitUnreachable, "connection refused"},
 		{"", exitUsage, "no file is given"},
 		{"--unit 0 --status", exitUsage, "1 to 247"},
 		{"--base zero --status", exitUsage, "--base"},

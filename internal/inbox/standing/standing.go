@@ -153,10 +153,10 @@ func Of(st inbox.State, device api.CheckinRequest, aborted bool) Standing {
 	case inbox.Failed:
 		u.State = Failed
 	default:
-		if aborted {
-			u.State = Aborted
-		}
 		u.Text = device.Reason
+		if aborted {
+			u.State, u.Text = Aborted, "given up over the bus"
+		}
 	}
 	if st.Err != nil {
 		u.Result, u.Text = failure(st, device), st.Err.Error()
