@@ -294,7 +294,7 @@ func TestPushView(t *testing.T) {
 send  70 %  70.0 KiB of 100.0 KiB  1.0 KiB/s  30 s left
 send  80 %  80.0 KiB of 100.0 KiB  1.0 KiB/s  20 s left
 send  90 %  90.0 KiB of 100.0 KiB  1.0 KiB/s  10 s left
-send 100 %  100.0 KiB of 100.0 KiB  1.0 KiB/s
+send 100 %  100.0 KiB of 100.0 KiB  1.0 KiB/s  in 50 s
 trouble, trying on: no answer` + "\ufffd[2J\n"
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", &out, want)

@@ -86,7 +86,9 @@ func (v *pushView) progress(done int64) {
 	case v.quiet:
 	case terminal && v.due(barEvery, done):
 		fmt.Fprintf(v.stderr, "\r\x1b[K%s", v.line(true))
-		v.bar = true
+		if v.bar = done < v.file.Size; !v.bar {
+			fmt.Fprintln(v.stderr) // it stays: who comes back later sees how long it took
+		}
 	case !terminal && v.due(lineEvery, done):
 		fmt.Fprintln(v.stderr, v.line(false))
 	}
@@ -144,6 +146,9 @@ func (v *pushView) line(bar bool) string {
 	if sent := v.last - v.first; sent > 0 && spent >= time.Second {
 		rate := float64(sent) / spent.Seconds()
 		text += fmt.Sprintf("  %s/s", size(int64(rate)))
+		if v.last >= v.file.Size {
+			return text + "  in " + push.About(spent)
+		}
 		if left := time.Duration(float64(v.file.Size-v.last) / rate * float64(time.Second)); left > 0 {
 			text += "  " + push.About(left) + " left"
 		}

@@ -182,7 +182,10 @@ func (u *Standing) requested(st inbox.State, device api.CheckinRequest) {
 		u.State, u.Result, u.Done = Trial, OK, first(st.Images) // it has ended, and the report is still to come
 		return
 	case device.UpdateDigest == "":
-		return // the manager has not looked yet, or says why it does not
+		if u.Text == "" {
+			u.Text = "the update manager is about to look at it"
+		}
+		return // or it says why it does not
 	}
 	u.Written, u.Progress = device.Done, perMille(device.Done, device.Total)
 	u.course(&device.Course)
