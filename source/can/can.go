@@ -29,6 +29,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/interlock-energy/ota"
@@ -42,8 +43,9 @@ import (
 // Source is an [ota.Source], [ota.Reporter] and [ota.Waker], by its inbox.
 type Source struct {
 	*inbox.Inbox
-	cfg    Config
-	server *uds.Server
+	cfg     Config
+	server  *uds.Server
+	trouble trouble
 }
 
 var (
@@ -68,7 +70,7 @@ func New(cfg Config) (*Source, error) {
 		return nil, fmt.Errorf("configure the source on CAN: %w", err)
 	}
 	s := &Source{Inbox: cfg.Inbox, cfg: cfg}
-	s.server = &uds.Server{Handler: newHandler(&s.cfg), Access: cfg.access(), MaxBlock: cfg.MaxBlock, MaxRun: longestRun}
+	s.server = &uds.Server{Handler: newHandler(&s.cfg), Access: cfg.access(), MaxBlock: cfg.MaxBlock, MaxRun: longestRun, Crashes: s.cfg.Crashes}
 	if len(cfg.Testers) > 0 {
 		s.server.Attempts = attempts{fs: cfg.FS, dir: cfg.StateDir}
 	}
@@ -81,10 +83,11 @@ func (s *Source) Run(ctx context.Context) error {
 	pause, told := firstRetry, ""
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := s.serve(ctx)
+		err := s.guarded(ctx)
 		if ctx.Err() != nil {
 			break
 		}
+		s.trouble.set(err)
 		if time.Since(began) > 5*firstRetry {
 			pause, told = firstRetry, ""
 		}
@@ -103,6 +106,34 @@ func (s *Source) Run(ctx context.Context) error {
 	return nil
 }
 
+// guarded is serve; a panic is one of its errors.
+func (s *Source) guarded(ctx context.Context) (err error) {
+	defer s.cfg.Crashes.Catch("serve testers on CAN", func(e error) { err = e })
+	return s.serve(ctx)
+}
+
+// trouble is why the bus is not served.
+type trouble struct {
+	mu  sync.Mutex
+	err error
+}
+
+func (t *trouble) set(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.err = err
+}
+
+// Trouble returns why the bus is not served just now, nil if it is. It is opened again by itself.
+func (s *Source) Trouble() error {
+	s.trouble.mu.Lock()
+	defer s.trouble.mu.Unlock()
+	if s.trouble.err == nil {
+		return nil
+	}
+	return fmt.Errorf("CAN bus %s is not served: %w", s.cfg.Link.name(), s.trouble.err)
+}
+
 // serve opens the bus and serves until it is lost.
 func (s *Source) serve(ctx context.Context) error {
 	l, err := s.cfg.open(ctx)
@@ -110,6 +141,7 @@ func (s *Source) serve(ctx context.Context) error {
 		return err
 	}
 	defer l.close()
+	s.trouble.set(nil)
 	s.cfg.Log.Info("listening to testers on CAN", "bus", s.cfg.Link.name(), "address", s.cfg.physical().String(),
 		"pause", s.cfg.pause(), "block", s.cfg.BlockSize)
 	err = s.server.Serve(ctx, uds.Tester{Name: s.cfg.testerName(), Conn: l.physical, Functional: l.functional})
@@ -138,7 +170,7 @@ func (cfg *Config) lines(physical, functional isotp.Conn, end func()) *lines {
 
 // open opens the bus and the two channels on it.
 func (cfg *Config) open(ctx context.Context) (*lines, error) {
-	config := isotp.Config{BlockSize: cfg.BlockSize, STmin: cfg.pause(), FramesPerSecond: cfg.rate(), Mend: true}
+	config := isotp.Config{BlockSize: cfg.BlockSize, STmin: cfg.pause(), FramesPerSecond: cfg.rate(), Mend: true, Crashes: cfg.Crashes}
 	if cfg.Link.Interface != "" {
 		conn, err := isotp.OpenKernel(cfg.Link.Interface, cfg.physical(), config)
 		if err == nil {
@@ -157,7 +189,7 @@ func (cfg *Config) open(ctx context.Context) (*lines, error) {
 	if err != nil {
 		return nil, errors.Join(err, mux.Close())
 	}
-	functional, err := mux.Open(cfg.functional(), isotp.Config{})
+	functional, err := mux.Open(cfg.functional(), isotp.Config{Crashes: cfg.Crashes})
 	if err != nil {
 		return nil, errors.Join(err, mux.Close())
 	}
@@ -171,7 +203,7 @@ func (cfg *Config) kernel(conn isotp.Conn) (*lines, error) {
 		return nil, errors.Join(err, conn.Close())
 	}
 	mux := isotp.NewMux(b)
-	functional, err := mux.Open(cfg.functional(), isotp.Config{})
+	functional, err := mux.Open(cfg.functional(), isotp.Config{Crashes: cfg.Crashes})
 	if err != nil {
 		return nil, errors.Join(err, mux.Close(), conn.Close())
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/interlock-energy/ota/api"
 	bus "github.com/interlock-energy/ota/bus/can"
+	"github.com/interlock-energy/ota/bus/crash"
 	"github.com/interlock-energy/ota/internal/durable"
 	"github.com/interlock-energy/ota/internal/inbox"
 	"github.com/interlock-energy/ota/source/can/profile"
@@ -74,6 +75,8 @@ type Config struct {
 
 	Log *slog.Logger     // default: slog.Default()
 	Now func() time.Time // default: time.Now
+
+	Crashes *crash.Log // keeps account of panics; nil: the process's
 }
 
 // Link says where the bus is: exactly one field is set.

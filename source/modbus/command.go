@@ -29,24 +29,10 @@ func (s *Source) command(p peer, registers []uint16) error {
 		return fmt.Errorf("%w: %w", bus.IllegalValue, err)
 	}
 	st := s.cfg.Inbox.State()
-	s.mu.Lock()
-	now := s.current(st)
-	if s.last.command == c && s.last.peer == p && s.cfg.Now().Sub(s.last.at) < s.cfg.IdleTimeout {
-		defer s.mu.Unlock()
-		s.forgive(p)
-		return s.last.err
+	now, is, err := s.known(p, c, st)
+	if is {
+		return err
 	}
-	if now != nil && now.peer != p {
-		defer s.mu.Unlock()
-		s.retry = s.idleLeft(st)
-		s.deny(p, c.Seq, profile.Busy)
-		return bus.DeviceBusy
-	}
-	if now != nil {
-		now.last = s.cfg.Now()
-	}
-	s.mu.Unlock()
-
 	result, err := s.do(p, c, now, st)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,6 +40,25 @@ func (s *Source) command(p peer, registers []uint16) error {
 	s.last = answer{p, c, s.cfg.Now(), result, err}
 	s.cfg.Log.Info("command", "master", p.String(), "command", c.Code.String(), "number", c.Seq, "result", result.String())
 	return err
+}
+
+// known answers a command that was answered before, or that is not p's to send. Otherwise it returns the session.
+func (s *Source) known(p peer, c profile.Command, st inbox.State) (now *session, is bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now = s.current(st)
+	switch {
+	case s.last.command == c && s.last.peer == p && s.cfg.Now().Sub(s.last.at) < s.cfg.IdleTimeout:
+		s.forgive(p)
+		return now, true, s.last.err
+	case now != nil && now.peer != p:
+		s.retry = s.idleLeft(st)
+		s.deny(p, c.Seq, profile.Busy)
+		return now, true, bus.DeviceBusy
+	case now != nil:
+		now.last = s.cfg.Now()
+	}
+	return now, false, nil
 }
 
 // do carries out a command. What belongs to it is checked: now, unless it is nil, is
@@ -112,11 +117,7 @@ func (s *Source) begins(p peer, c profile.Command, st inbox.State) (profile.Resu
 		s.begin(p, o, dry, true)
 		return profile.OK, nil
 	}
-	s.mu.Lock()
-	wait := s.opens.take(s.cfg.Now())
-	s.retry = wait
-	s.mu.Unlock()
-	if wait > 0 {
+	if s.opensLater() {
 		return profile.Busy, bus.DeviceBusy
 	}
 	s.transfer.Lock()
@@ -133,6 +134,14 @@ func (s *Source) begins(p peer, c profile.Command, st inbox.State) (profile.Resu
 	s.begin(p, o, dry, resumed)
 	s.task = nil
 	return profile.OK, nil
+}
+
+// opensLater says that OPEN comes too often.
+func (s *Source) opensLater() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.retry = s.opens.take(s.cfg.Now())
+	return s.retry > 0
 }
 
 // install asks for the installation; the gate decides when.
@@ -278,6 +287,11 @@ func (s *Source) begun(t *task, question func(context.Context) error) (profile.R
 	ctx, cancel := context.WithTimeout(s.run, taskTimeout)
 	s.work.Go(func() {
 		defer cancel()
+		defer s.cfg.Crashes.Catch("answer a Modbus master's question", func(err error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			t.running, t.err = false, err
+		})
 		err := question(ctx)
 		state := standing.Of(s.cfg.Inbox.State(), s.cfg.State(), false).State
 		s.mu.Lock()

@@ -32,13 +32,11 @@ func (s *Source) put(p peer, id uint16, offset int64, b []byte, beyond error) er
 	s.transfer.RLock()
 	defer s.transfer.RUnlock()
 	st := s.cfg.Inbox.State()
-	s.mu.Lock()
-	now, err := s.writer(p, id, st)
-	s.mu.Unlock()
+	size, err := s.expects(p, id, st)
 	if err != nil {
 		return err
 	}
-	if end := offset + int64(len(b)); end > now.offer.Size {
+	if end := offset + int64(len(b)); end > size {
 		return beyond
 	}
 	err = s.cfg.Inbox.Put(offset, b)
@@ -52,6 +50,17 @@ func (s *Source) put(p peer, id uint16, offset int64, b []byte, beyond error) er
 		s.retry = earlyPause
 	}
 	return err
+}
+
+// expects returns the size of what p, whose session it must be, has to write.
+func (s *Source) expects(p peer, id uint16, st inbox.State) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now, err := s.writer(p, id, st)
+	if err != nil {
+		return 0, err
+	}
+	return now.offer.Size, nil
 }
 
 // writeFile takes records that p, who may write, has written.
@@ -97,10 +106,7 @@ func (s *Source) manifest(p peer, offset int, registers []uint16) error {
 	if err != nil || signed == nil {
 		return err
 	}
-	s.transfer.Lock()
-	err = s.cfg.Inbox.SetEnvelope(signed)
-	s.transfer.Unlock()
-	if err == nil {
+	if err = s.setEnvelope(signed); err == nil {
 		return nil
 	}
 	result, tell := resultOf(err)
@@ -110,6 +116,12 @@ func (s *Source) manifest(p peer, offset int, registers []uint16) error {
 	s.upload = nil
 	s.deny(p, 0, result)
 	return tell
+}
+
+func (s *Source) setEnvelope(signed []byte) error {
+	s.transfer.Lock()
+	defer s.transfer.Unlock()
+	return s.cfg.Inbox.SetEnvelope(signed)
 }
 
 // collect puts records of the manifest where they belong, and returns it when the last

@@ -24,7 +24,8 @@
 //   - A repeated command is answered as before and not done again.
 //   - Every answer comes at once. What takes long is done in the background and shows in
 //     the status, which is of one moment.
-//   - A line that breaks is opened again, for ever; nothing that comes over one ends the agent.
+//   - A line that breaks is opened again, for ever; nothing that comes over one ends the agent:
+//     a request that panics is exception 4, and no lock is left behind.
 //
 // Exceptions: 1 for who or what is not allowed, 2 for registers, files and records that
 // are not there, 3 for what is wrong in itself (length, CRC-32, block, session, command),
@@ -47,6 +48,7 @@ import (
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/api"
+	"github.com/interlock-energy/ota/bus/crash"
 	bus "github.com/interlock-energy/ota/bus/modbus"
 	"github.com/interlock-energy/ota/bus/serial"
 	"github.com/interlock-energy/ota/internal/inbox"
@@ -117,6 +119,8 @@ type Config struct {
 
 	Log *slog.Logger     // default: slog.Default()
 	Now func() time.Time // default: time.Now
+
+	Crashes *crash.Log // keeps account of panics; nil: the process's
 }
 
 // Source is an [ota.Source], an [ota.Reporter] and an [ota.Waker].
@@ -147,6 +151,7 @@ type Source struct {
 	upload   *upload       // the manifest of format 2
 	evidence []byte        // as it was when record 0 was read
 	warned   time.Time
+	trouble  map[string]error // see Trouble, by what is not served
 }
 
 var (

@@ -15,6 +15,7 @@ import (
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/api"
+	"github.com/interlock-energy/ota/bus/crash"
 	bus "github.com/interlock-energy/ota/bus/modbus"
 	"github.com/interlock-energy/ota/internal/durable"
 	"github.com/interlock-energy/ota/internal/inbox"
@@ -31,6 +32,7 @@ type rig struct {
 	release *otatest.SignedRelease
 	judge   func(*ota.Manifest) error
 	inHand  func() string
+	crashes *crash.Log // of a test that panics on purpose; nil: a panic ends it
 
 	box  *inbox.Inbox
 	src  *modbus.Source
@@ -62,12 +64,12 @@ func (r *rig) start(change ...func(*modbus.Config)) {
 	r.t.Helper()
 	var err error
 	quiet := slog.New(slog.DiscardHandler)
-	r.box, err = inbox.Open(inbox.Config{FS: r.fs, Dir: r.dir, Verify: r.release.Verify, Judge: r.judge, InHand: r.inHand, Log: quiet})
+	r.box, err = inbox.Open(inbox.Config{FS: r.fs, Dir: r.dir, Verify: r.release.Verify, Judge: r.judge, InHand: r.inHand, Log: quiet, Crashes: r.crashes})
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	r.hub = newHub()
-	cfg := modbus.Config{Listen: "device:502", Inbox: r.box, State: r.state, Log: quiet,
+	cfg := modbus.Config{Listen: "device:502", Inbox: r.box, State: r.state, Log: quiet, Crashes: r.crashes,
 		AllowPlain: true, Allow: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
 		NetListen: func(context.Context, string) (net.Listener, error) { return r.hub, nil }}
 	for _, f := range change {

@@ -4,7 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,17 +29,22 @@ func (s *Source) Run(ctx context.Context) error {
 	var all sync.WaitGroup
 	serve := func(what string, once func(context.Context) error) { all.Go(func() { s.again(ctx, what, once) }) }
 	if s.cfg.Listen != "" {
-		serve("Modbus TCP on "+s.cfg.Listen, func(ctx context.Context) error { return s.serveTCP(ctx, bus.TCP, s.cfg.Listen, nil) })
+		serve(what(bus.TCP, s.cfg.Listen), func(ctx context.Context) error { return s.serveTCP(ctx, bus.TCP, s.cfg.Listen, nil) })
 	}
 	if s.cfg.ListenTLS != "" {
-		serve("Modbus TLS on "+s.cfg.ListenTLS, func(ctx context.Context) error { return s.serveTCP(ctx, bus.TLS, s.cfg.ListenTLS, s.cfg.TLS) })
+		serve(what(bus.TLS, s.cfg.ListenTLS), func(ctx context.Context) error { return s.serveTCP(ctx, bus.TLS, s.cfg.ListenTLS, s.cfg.TLS) })
 	}
 	for _, l := range s.cfg.Lines {
-		serve("Modbus RTU on "+l.Path, func(ctx context.Context) error { return s.serveLine(ctx, l) })
+		serve(what(bus.RTU, l.Path), func(ctx context.Context) error { return s.serveLine(ctx, l) })
 	}
 	all.Wait()
 	s.work.Wait()
 	return nil
+}
+
+// what is served, for people.
+func what(t bus.Transport, where string) string {
+	return "Modbus " + strings.ToUpper(string(t)) + " on " + where
 }
 
 // again does once, again and again, until the context ends. What worked for a while
@@ -44,13 +52,14 @@ func (s *Source) Run(ctx context.Context) error {
 func (s *Source) again(ctx context.Context, what string, once func(context.Context) error) {
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		began := time.Now()
-		err := once(ctx)
+		err := s.guarded(ctx, what, once)
 		if ctx.Err() != nil {
 			return
 		}
 		if time.Since(began) > lastPause {
 			pause = firstPause
 		}
+		s.troubled(what, err)
 		s.cfg.Log.Warn("not served, it is opened again", "what", what, "error", err, "after", pause)
 		timer := time.NewTimer(pause)
 		select {
@@ -62,16 +71,48 @@ func (s *Source) again(ctx context.Context, what string, once func(context.Conte
 	}
 }
 
+// guarded does once; a panic is one of its errors.
+func (s *Source) guarded(ctx context.Context, what string, once func(context.Context) error) (err error) {
+	defer s.cfg.Crashes.Catch("serve "+what, func(e error) { err = e })
+	return once(ctx)
+}
+
+// troubled notes why something is not served; nil: it is.
+func (s *Source) troubled(what string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		delete(s.trouble, what)
+		return
+	}
+	if s.trouble == nil {
+		s.trouble = map[string]error{}
+	}
+	s.trouble[what] = err
+}
+
+// Trouble returns why a listener or a line is not served just now, nil if all are. It is opened again by
+// itself.
+func (s *Source) Trouble() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, what := range slices.Sorted(maps.Keys(s.trouble)) {
+		return fmt.Errorf("%s is not served: %w", what, s.trouble[what])
+	}
+	return nil
+}
+
 func (s *Source) serveTCP(ctx context.Context, t bus.Transport, address string, config *tls.Config) error {
 	l, err := s.cfg.NetListen(ctx, address)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", address, err)
 	}
 	s.addresses[t].set(l.Addr())
+	s.troubled(what(t, address), nil)
 	if config != nil {
 		l = tls.NewListener(l, config)
 	}
-	return (&bus.Server{Handler: door{s, string(t)}}).Serve(ctx, l)
+	return (&bus.Server{Handler: door{s, string(t)}, Crashes: s.cfg.Crashes}).Serve(ctx, l)
 }
 
 func (s *Source) serveLine(ctx context.Context, l Line) error {
@@ -83,7 +124,8 @@ func (s *Source) serveLine(ctx context.Context, l Line) error {
 	if baud == 0 {
 		baud = 9600 // as package serial has it
 	}
-	server := bus.Server{Handler: door{s, l.Path}, Baud: baud, Echo: l.Echo}
+	s.troubled(what(bus.RTU, l.Path), nil)
+	server := bus.Server{Handler: door{s, l.Path}, Baud: baud, Echo: l.Echo, Crashes: s.cfg.Crashes}
 	return server.ServeRTU(ctx, port, s.cfg.Unit)
 }
 
