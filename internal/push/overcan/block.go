@@ -15,6 +15,9 @@ import (
 // mostTries is how often a block is sent in a row before the device is asked what it has.
 const mostTries = 6
 
+// errSmaller says that smaller blocks would get through, so that there is nothing to wait for.
+var errSmaller = errors.New("the line needs smaller blocks")
+
 // one sends a block, again with the same counter if no answer comes, which the device
 // answers without taking it twice. A block that does not get through is given up early if
 // smaller ones would: the device must be asked then what it has, since the same counter
@@ -42,8 +45,11 @@ func (d *Device) one(ctx context.Context, counter byte, block []byte, offset int
 		}
 		d.line.stuck(d.frames(len(block)), time.Since(began))
 		d.reach = len(block)
-		if try == mostTries || d.client == nil || !errors.Is(err, uds.ErrNoAnswer) || !d.exact && d.smaller(len(block)) {
+		switch {
+		case try == mostTries || d.client == nil || !errors.Is(err, uds.ErrNoAnswer):
 			return err
+		case !d.exact && d.smaller(len(block)):
+			return fmt.Errorf("%w: %w", errSmaller, err)
 		}
 	}
 }
@@ -102,7 +108,10 @@ func (d *Device) best(most int) (size int, rate float64) {
 
 // rate is how many bytes a second are to be expected of blocks of that size.
 func (d *Device) rate(block int) float64 {
-	good := time.Duration(float64(block) / d.cfg.Line.rate(d.bus, block) * float64(time.Second))
+	// Short blocks escape some of the pauses that the device asks for; it makes up for that
+	// before it answers.
+	line := min(d.cfg.Line.rate(d.bus, block), d.cfg.Line.rate(d.bus, d.payload()))
+	good := time.Duration(float64(block) / line * float64(time.Second))
 	p := d.line.likely(d.frames(block))
 	bad := good/2 + d.line.lost()
 	return float64(block) * p / (p*good.Seconds() + (1-p)*bad.Seconds())

@@ -9,8 +9,9 @@
 //
 //   - Whatever the line does, the device is asked what it has before anything is sent
 //     again. What it has acknowledged is sent again only if it says that it has lost it.
-//   - On a line that loses frames, blocks become smaller until they get through, down to
-//     those of a single frame.
+//   - On a line that loses frames, blocks get the length with which most bytes get through,
+//     down to those of a single frame, and the timers become as short as the device is quick,
+//     once one of them has run out. A line that loses nothing is given the standard's times.
 //   - The pace that the device asks for (block size and STmin) is kept, and so is the share
 //     of the bus in [Line]: the battery's own frames must get through.
 //   - The tester's key signs what [profile.SecurityMessage] says, and is never sent.

@@ -53,6 +53,8 @@ func (d *Device) persist(ctx context.Context, tell push.Tell, attempt func() (pr
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case errors.Is(err, errSmaller):
+			continue
 		case errors.Is(err, push.ErrLine):
 			if d.heard != heard {
 				pause = firstPause

@@ -70,7 +70,7 @@ func TestSharedAdapter(t *testing.T) {
 		late    time.Duration // at most, three frames on the line included
 	}{
 		"an adapter on USB":             {12_000_000, 0, 3500, 4 * time.Millisecond},
-		"a serial line at 115,200 baud": {115_200, 115_200, 900, 12 * time.Millisecond},
+		"a serial line at 115,200 baud": {115_200, 115_200, 900, 10 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
