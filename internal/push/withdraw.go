@@ -37,14 +37,15 @@ func (r *runner) withdraw(ctx context.Context) (was Status, err error) {
 	r.tell(Event{Kind: KindIdentity, Identity: &id})
 	asked, told := false, ""
 	for {
+		var s Status
 		err := r.persist(ctx, func() (err error) {
-			r.last, err = r.device.Status(ctx)
+			s, err = r.device.Status(ctx)
 			return err
 		})
 		if err != nil {
 			return was, err
 		}
-		s := r.last
+		r.last = s
 		if key := s.key(); key != told {
 			told = key
 			r.tell(Event{Kind: KindState, Status: &s})
