@@ -65,6 +65,8 @@ type runner struct {
 	version string
 	last    Status // what the device said last
 	stuck   bool   // trouble was told, and not that it is over
+
+	takesBack bool // it does not wait for the gate
 }
 
 func newRunner(d Device, version string, o Options) *runner {
@@ -88,7 +90,7 @@ func (r *runner) within(ctx context.Context, work func(context.Context) error) e
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if r.last.State == WaitSafe {
+	if r.last.State == WaitSafe && !r.takesBack {
 		return fmt.Errorf("in %v: %w", r.Timeout, r.last.Refusal())
 	}
 	return fmt.Errorf("%w, %v: the device was last seen %s", ErrUnfinished, r.Timeout, r.last)

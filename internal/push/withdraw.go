@@ -21,6 +21,7 @@ var (
 // nothing of it any more. [ErrTooLate] and [ErrNothing] have changed nothing.
 func Withdraw(ctx context.Context, d Device, o Options) (was Status, err error) {
 	r := newRunner(d, "", o)
+	r.takesBack = true
 	err = r.within(ctx, func(ctx context.Context) (err error) {
 		was, err = r.withdraw(ctx)
 		return err
