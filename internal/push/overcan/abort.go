@@ -28,7 +28,7 @@ func (d *Device) abort(ctx context.Context) error {
 		return err
 	}
 	_, err := d.start(ctx, profile.RIDAbort, nil)
-	if code(err) == uds.ConditionsNotCorrect {
+	if n := code(err); n == uds.ConditionsNotCorrect || n == uds.GeneralProgrammingFailure {
 		err = d.notTakenBack(ctx)
 	}
 	if err != nil && (mends(err) || errors.Is(err, push.ErrLine)) {
