@@ -32,6 +32,7 @@ func (a *Agent) Snapshot() ota.Snapshot {
 			return now
 		}
 	}
+	s.Course.SecondsLeft = 0 // nobody counts any more
 	if noUpdates != "" {
 		s.Status, s.Code, s.Reason = ota.StatusFailed, ota.ErrFlashWrite, noUpdates
 	} else if notManaged != "" && mgr == nil {

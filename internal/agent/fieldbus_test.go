@@ -120,6 +120,24 @@ func TestPrecheck(t *testing.T) {
 	}
 }
 
+// How an update goes is told to buses and servers, but no countdown that stands still, because
+// the manager that counted is gone.
+func TestCourseIsTold(t *testing.T) {
+	a, err := configured(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.snap = ota.Snapshot{Slot: "B", Status: ota.StatusRebooting, Update: &ota.Update{Version: "1.1.0", Digest: "d1", Size: 9},
+		Course: ota.Course{Try: 2, SecondsLeft: 42, ImagesDone: 1}}
+	if got, want := a.head().Course, (ota.Course{Try: 2, ImagesDone: 1}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	a.snap.Update = nil
+	if got := a.head().Course; got != (ota.Course{}) {
+		t.Errorf("without an update: got %+v, want nothing", got)
+	}
+}
+
 // Evidence is read from the disk only if it has grown.
 func TestLastEvidenceWithoutAny(t *testing.T) {
 	a, err := configured(t)
