@@ -21,10 +21,13 @@ type fakeLink struct {
 	out    chan can.Frame     // what is sent; nil: it goes nowhere, at once
 	stop   context.CancelFunc // by Close
 	closed context.Context
+	slow   time.Duration // how long Close takes
+	free   func()        // called by Close at its end
+	once   sync.Once
 }
 
-func newFakeLink() *fakeLink {
-	l := &fakeLink{in: make(chan any)}
+func newFakeLink(slow time.Duration, free func()) *fakeLink {
+	l := &fakeLink{in: make(chan any), slow: slow, free: free}
 	l.closed, l.stop = context.WithCancel(context.Background())
 	return l
 }
@@ -58,15 +61,20 @@ func (l *fakeLink) Send(ctx context.Context, f can.Frame) error {
 }
 
 func (l *fakeLink) Close() error {
-	l.stop()
+	l.once.Do(func() {
+		l.stop()
+		<-time.After(l.slow)
+		l.free()
+	})
 	return nil
 }
 
 // plug is a fake of what an adapter is plugged into: it can be opened by one at a time.
 type plug struct {
 	mu    sync.Mutex
-	err   error           // why it cannot be opened
-	slow  time.Duration   // how long that takes
+	err   error         // why it cannot be opened
+	slow  time.Duration // how long that takes, and closing it
+	taken bool
 	at    []time.Duration // when it was tried, since the first
 	began time.Time
 	links []*fakeLink
@@ -79,21 +87,30 @@ func (p *plug) open(ctx context.Context) (can.Bus, error) {
 	}
 	p.at = append(p.at, time.Since(p.began))
 	slow, err := p.slow, p.err
-	if n := len(p.links); n > 0 && p.links[n-1].closed.Err() == nil {
-		err = errors.New("it is open already")
+	if p.taken {
+		p.mu.Unlock()
+		return nil, errors.New("it is open already")
 	}
+	p.taken = true
 	p.mu.Unlock()
+	free := func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.taken = false
+	}
 	select {
 	case <-time.After(slow):
 	case <-ctx.Done():
+		free()
 		return nil, ctx.Err()
 	}
 	if err != nil {
+		free()
 		return nil, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l := newFakeLink()
+	l := newFakeLink(slow, free)
 	p.links = append(p.links, l)
 	return l, nil
 }
@@ -304,6 +321,29 @@ func TestSharedClose(t *testing.T) {
 		if at := p.tried(); len(at) != 2 || at[1] != 0 {
 			t.Errorf("opened at %v, want twice, without a pause", at)
 		}
+	})
+}
+
+// Who comes while the last user's link is being closed waits for that.
+func TestSharedJoinWhileClosing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := plug{slow: 200 * time.Millisecond}
+		s := can.NewShared(can.SharedConfig{Open: p.open})
+		begin := time.Now()
+		one := join(t, s, can.UserConfig{})
+		closed := make(chan error)
+		go func() { closed <- one.Close() }()
+		synctest.Wait() // it is being closed
+		two, err := s.Join(t.Context(), can.UserConfig{})
+		if took := time.Since(begin); took != 600*time.Millisecond {
+			t.Errorf("open after %v, want 200 ms each for the first time, for closing it, and for the second time", took)
+		}
+		if err := errors.Join(err, <-closed); err != nil {
+			t.Fatal(err)
+		}
+		defer two.Close()
+		p.link().in <- can.Standard(1)
+		receive(t, two, can.Standard(1))
 	})
 }
 
