@@ -200,7 +200,14 @@ func (s *Shared) open(ctx context.Context) (_ Bus, err error) {
 			return nil, ctx.Err()
 		}
 	}
-	return s.config.Open(ctx)
+	link, err := s.config.Open(ctx)
+	if err != nil {
+		return nil, err // and not a nil of another type, which would pass for a link
+	}
+	if link == nil {
+		return nil, fmt.Errorf("open a CAN link: %w: nothing was opened", ErrDown)
+	}
+	return link, nil
 }
 
 // listen gives every frame to every user until the link is lost or nobody is there.
