@@ -86,28 +86,11 @@ func (q request) fits(answer []byte) bool {
 	return q.pdu[0] == answer[0]&^0x80 && (answer[0] != 16 || len(q.pdu) > 5 && bytes.Equal(q.pdu[:5], answer))
 }
 
-// AgainUDS returns the keys of what a UDS tester sent again after it had got a positive
-// answer to it. The records carry PDUs, as those of [PDUs] and [Watch] do.
-func AgainUDS(records []Record, tester string, key Key) []string {
-	a := newAgain()
-	for _, r := range records {
-		switch {
-		case len(r.Data) == 0:
-		case r.From == tester:
-			a.request(r, "", r.Data, key)
-		case r.Verdict.arrives() && r.Data[0] == a.service+0x40: // 14229-1, 8.2
-			a.answer(r, "", true)
-		}
-	}
-	return a.keys
-}
-
 // again follows requests and their answers.
 type again struct {
-	open    map[string]string // key of the request that waits for an answer
-	service byte
-	acked   map[string]time.Time
-	keys    []string
+	open  map[string]string // key of the request that waits for an answer
+	acked map[string]time.Time
+	keys  []string
 }
 
 func newAgain() *again {
@@ -116,7 +99,6 @@ func newAgain() *again {
 
 func (a *again) request(r Record, open string, pdu []byte, key Key) {
 	k, ok := key(pdu)
-	a.service = pdu[0]
 	delete(a.open, open)
 	if !ok {
 		return

@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"testing"
-	"time"
 
 	"github.com/interlock-energy/ota/bus/bustest"
 	"github.com/interlock-energy/ota/bus/can"
@@ -79,44 +77,6 @@ func TestPDUs(t *testing.T) {
 		if !bytes.Equal(r.Data, want[i]) || r.Verdict != verdict || r.From != "tester" {
 			t.Errorf("PDU %d: got %d bytes, %q of %s, want %d bytes, %q", i, len(r.Data), r.Verdict, r.From, len(want[i]), verdict)
 		}
-	}
-}
-
-// TestAgainUDS: blocks that were answered positively and came again; those that got no
-// answer, a negative one, or one that was lost may.
-func TestAgainUDS(t *testing.T) {
-	block := func(pdu []byte) (string, bool) { return fmt.Sprint(pdu[1]), pdu[0] == 0x36 }
-	now := time.Unix(0, 0)
-	var records []bustest.Record
-	say := func(from string, verdict bustest.Verdict, pdu ...byte) {
-		now = now.Add(time.Millisecond)
-		records = append(records, bustest.Record{From: from, Data: pdu, Verdict: verdict, Queued: now, At: now})
-	}
-	for i := byte(1); i <= 5; i++ {
-		say("tester", "", 0x36, i, 0xAA)
-		switch i {
-		case 1, 2:
-			say("ECU", "", 0x76, i)
-		case 3:
-			say("ECU", bustest.Lose, 0x76, i)
-		case 4:
-			say("ECU", "", 0x7F, 0x36, 0x78)
-			say("ECU", "", 0x7F, 0x36, 0x72)
-		}
-	}
-	say("tester", "", 0x3E, 0)
-	say("ECU", "", 0x7E, 0)
-	for i := byte(2); i <= 5; i++ {
-		say("tester", "", 0x36, i, 0xAA)
-	}
-	if got, want := bustest.AgainUDS(records, "tester", block), []string{"2"}; !slices.Equal(got, want) {
-		t.Errorf("got %v again, want %v", got, want)
-	}
-	late := slices.Clone(records[:2])
-	again := late[0]
-	again.Queued = late[1].At.Add(-time.Microsecond) // was on its way already
-	if got := bustest.AgainUDS(append(late, again), "tester", block); len(got) > 0 {
-		t.Errorf("got %v again, want none", got)
 	}
 }
 

@@ -140,14 +140,16 @@ func slcan(t *testing.T, w *workshop, seed uint64) line {
 		cancel()
 		bus.Close()
 	})
-	pdus := func() []bustest.Record {
-		return bustest.PDUs(tap.Records(), 0x18DA10F1, 0x18DAF110)
+	// A laptop that is busy may read an answer some time after it was on the bus.
+	uds := func() (acknowledged int64, again []string) {
+		acknowledged, _, again = bustest.AgainUDS(bustest.PDUs(tap.Records(), 0x18DA10F1, 0x18DAF110), "laptop", 500*time.Millisecond)
+		return acknowledged, again
 	}
 	return line{bundle: tiny, unit: 1,
 		source: fmt.Sprintf("canbus: {slcan: {device: %s}, tester_files: [%s]}", paths[1], filepath.Join(w.dir, "technician", "public.pem")),
 		to:     []string{"can", "--to", "slcan:" + paths[0], "--key", "technician/private.pem"},
-		sent:   func() int { n, _ := udsBytes(pdus()); return n },
-		again:  func() []string { _, again := udsBytes(pdus()); return again },
+		sent:   func() int { n, _ := uds(); return int(n) },
+		again:  func() []string { _, again := uds(); return again },
 	}
 }
 
@@ -168,37 +170,6 @@ func pass(ctx context.Context, from, to can.Bus) {
 			}
 		}
 	}
-}
-
-// udsBytes follows the transfers in what a tester and a device said: 34 says where the
-// blocks of 36 begin, which have any size. It returns how many bytes from the beginning of
-// the file were acknowledged, and what was sent although it had been.
-func udsBytes(records []bustest.Record) (acknowledged int, again []string) {
-	at, size, counter := 0, 0, byte(0) // of the last block
-	var when time.Time                 // the last acknowledgement came
-	for _, r := range records {
-		pdu := r.Data
-		switch {
-		case r.From == "laptop" && len(pdu) == 11 && pdu[0] == 0x34 && pdu[2] == 0x44:
-			at, size, counter = int(binary.BigEndian.Uint32(pdu[3:])), 0, 0
-		case r.From == "laptop" && len(pdu) > 2 && pdu[0] == 0x36:
-			onItsWay := when
-			if pdu[1] != counter {
-				at += size
-			} else { // a laptop that is busy may not have read the answer yet
-				onItsWay = when.Add(500 * time.Millisecond)
-			}
-			counter, size = pdu[1], len(pdu)-2
-			if at < acknowledged && r.Queued.After(onItsWay) {
-				again = append(again, fmt.Sprintf("%d bytes from %d", size, at))
-			}
-		case r.From == "device" && r.Verdict == bustest.Pass && len(pdu) == 2 && pdu[0] == 0x76 && pdu[1] == counter:
-			if at+size > acknowledged {
-				acknowledged, when = at+size, r.At
-			}
-		}
-	}
-	return acknowledged, again
 }
 
 // secure is Modbus Security. The tap is a party to it: it shows the device's certificate to
