@@ -74,7 +74,7 @@ const (
 	RIDCheckMemory   = 0x0202 // [option: SHA-256 of the file] verifies all that was received
 	RIDPreconditions = 0x0203 // asks the gate
 	RIDInstall       = 0xF001 // asks for the installation
-	RIDAbort         = 0xF002 // gives the transfer up and frees its space
+	RIDAbort         = 0xF002 // takes back what was received, and what was asked for with it
 	RIDErase         = 0xFF00 // [option: ignored] removes an old transfer
 	RIDDependencies  = 0xFF01 // may what was verified be installed on this unit?
 )

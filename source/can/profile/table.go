@@ -73,7 +73,7 @@ var Routines = []Row{
 	{"RID", RIDCheckMemory, "check_memory", "0 or 32", "start", InProgramming, true, "verifies all that was received; option: its SHA-256; answer 00 verified, 01 not: see FD04"},
 	{"RID", RIDPreconditions, "check_programming_preconditions", "0", "start", InExtended | InProgramming, false, "asks the gate; answer 00 yes; NRC 22, 86, 87, 92 or 93 no: see FD04"},
 	{"RID", RIDInstall, "install", "0", "start", InProgramming, true, "asks for the installation of what was verified; answer 00; the gate decides when"},
-	{"RID", RIDAbort, "abort", "0", "start", InProgramming, true, "gives the transfer up and frees its space; answer 00"},
+	{"RID", RIDAbort, "abort", "0", "start", InProgramming, true, "takes back what was received, and what was asked for with it, until the device begins to change to it; answer 00; NRC 22: too late"},
 	{"RID", RIDErase, "erase_memory", "any", "start", InProgramming, true, "removes an old transfer; answer 00"},
 	{"RID", RIDDependencies, "check_programming_dependencies", "0", "start", InProgramming, true, "may what was verified be installed on this unit; answer 00 yes, 01 no: see FD04"},
 }

@@ -33,7 +33,7 @@ func Map() []Row {
 		{0x0C, 1, "there_format", "u16", "", "R", "as in its OPEN"},
 		{0x10, 16, "there_sha256", "bytes", "", "R", "as in its OPEN: a master that has lost its session, or never had it, sends RESUME with these"},
 
-		{0x20, 1, "cmd", "u16", "", "W", "1 OPEN, 2 RESUME, 3 CLOSE, 4 INSTALL, 5 ABORT, 6 CONFIRM, 7 ROLLBACK, 8 VERIFY_FILE, 9 PRECHECK. The command is one FC16 of all 30 registers from here"},
+		{0x20, 1, "cmd", "u16", "", "W", "1 OPEN, 2 RESUME, 3 CLOSE, 4 INSTALL, 5 ABORT (also of what INSTALL has asked for, until the device changes to it), 6 CONFIRM, 7 ROLLBACK, 8 VERIFY_FILE, 9 PRECHECK. The command is one FC16 of all 30 registers from here"},
 		{0x21, 1, "cmd_seq", "u16", "", "W", "not 0; the same command with the same number is answered again, not done again"},
 		{0x22, 1, "cmd_session", "u16", "", "W", "0 in OPEN and RESUME"},
 		{0x23, 1, "component_type", "u16", "", "W", "15 (a bundle says itself what is for whom)"},
