@@ -31,6 +31,7 @@ import (
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/bundle"
+	"github.com/interlock-energy/ota/bus/crash"
 	"github.com/interlock-energy/ota/gate/bms"
 	"github.com/interlock-energy/ota/gate/bms/bmscan"
 	"github.com/interlock-energy/ota/internal/control"
@@ -57,6 +58,7 @@ const (
 type Agent struct {
 	cfg         Config
 	log         *slog.Logger
+	crashes     crash.Log       // panics on a field bus, which did not end the agent
 	logFile     *logfile.Writer // or nil
 	cloud       CloudLog        // or nil
 	verify      ota.Verify
@@ -119,6 +121,7 @@ func New(cfg Config) (a *Agent, err error) {
 	if a.logFile, a.cloud, a.log, err = newLog(&a.cfg); err != nil {
 		return nil, fmt.Errorf("configure the agent: %w", err)
 	}
+	a.crashes.Logger = a.log
 	if a.cloud != nil {
 		a.metrics = append(a.metrics, a.cloud)
 	}

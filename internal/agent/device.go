@@ -98,6 +98,7 @@ func (a *Agent) Warnings() (w []string) {
 			w = append(w, "aws_iot.code_signing_files is set: raw images under code signing are taken, of which product and version are not signed")
 		}
 	}
+	w = append(w, a.busWarnings()...)
 	if d := a.Watchdog(); d != nil && d.Why != "" && d.State != watchdog.Busy {
 		w = append(w, fmt.Sprintf("the hardware watchdog is %s: %s", d.State, d.Why))
 	}

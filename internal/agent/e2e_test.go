@@ -24,6 +24,7 @@ import (
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/bundle"
+	"github.com/interlock-energy/ota/bus/crash"
 	"github.com/interlock-energy/ota/internal/agent"
 	"github.com/interlock-energy/ota/internal/battery"
 	"github.com/interlock-energy/ota/internal/control"
@@ -39,6 +40,7 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv("INTERLOCK_TEST_AGENT"); path != "" {
 		os.Exit(agentProcess(path))
 	}
+	crash.Strict() // a panic is to be found, not answered
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) { // nobody has chosen
 		flag.Set("test.parallel", "16") // most of these tests wait for a device

@@ -113,7 +113,7 @@ func (a *Agent) newInbox(kind, version string, most int64, consents, check bool)
 		return new(inbox.Inbox), nil
 	}
 	var box *inbox.Inbox
-	box, err := inbox.Open(inbox.Config{Dir: inboxDir(a.cfg.StateDir, kind), Max: most, Verify: a.verify, Log: a.log, Now: a.now,
+	box, err := inbox.Open(inbox.Config{Dir: inboxDir(a.cfg.StateDir, kind), Max: most, Verify: a.verify, Log: a.log, Now: a.now, Crashes: &a.crashes,
 		Judge: func(m *ota.Manifest) error { return a.judgePushed(m, version, consents) },
 		InHand: func() string {
 			if a.record.Load() == nil && box != nil { // not known yet: it may be this one
@@ -173,7 +173,7 @@ func (a *Agent) newCANServer(c *CANServer, version string, check bool) (src ota.
 	cfg := sourcecan.Config{Priority: c.Priority, ID: c.CANID, AnswerID: c.AnswerID,
 		Bitrate: c.Bitrate, BlockSize: c.BlockSize, STmin: time.Duration(c.STmin), Share: c.BusShare, AllowOpen: c.AllowOpen,
 		Inbox: box, MaxSize: c.MaxFile, State: a.checkin, Precheck: a.precheckFor(box), Withdraw: p.withdraw, StateDir: filepath.Join(a.cfg.StateDir, "canbus"),
-		Evidence: a.evidenceHash, Log: a.log, Now: a.now}
+		Evidence: a.evidenceHash, Log: a.log, Now: a.now, Crashes: &a.crashes}
 	if cfg.Link, err = a.canLink(c); err != nil {
 		return nil, err
 	}
@@ -197,7 +197,7 @@ func (a *Agent) newCANServer(c *CANServer, version string, check bool) (src ota.
 	if err != nil {
 		return nil, err
 	}
-	p.serve = server.Run
+	p.serve, p.trouble = server.Run, server.Trouble
 	return p, nil
 }
 
@@ -249,7 +249,7 @@ func (a *Agent) newModbusServer(c *ModbusServer, version string, check bool) (sr
 	p.bus = "modbus"
 	cfg := sourcemodbus.Config{Listen: c.Listen, Base: c.RegisterAddr, AllowPlain: c.AllowPlain, IdleTimeout: time.Duration(c.IdleTimeout),
 		Window: c.Window, MaxSize: c.MaxFile, Components: max(1, len(a.components())), Inbox: box, State: a.checkin, Precheck: a.precheckFor(box),
-		Withdraw: p.withdraw, Evidence: a.lastEvidence, Log: a.log, Now: a.now}
+		Withdraw: p.withdraw, Evidence: a.lastEvidence, Log: a.log, Now: a.now, Crashes: &a.crashes}
 	if c.DeviceID < 0 || c.DeviceID > 247 {
 		return nil, fmt.Errorf("device_id is %d, want 1 to 247", c.DeviceID)
 	}
@@ -288,7 +288,7 @@ func (a *Agent) newModbusServer(c *ModbusServer, version string, check bool) (sr
 	if err != nil {
 		return nil, err
 	}
-	p.serve = server.Run
+	p.serve, p.trouble = server.Run, server.Trouble
 	return p, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/interlock-energy/ota"
+	"github.com/interlock-energy/ota/bus/crash"
 	"github.com/interlock-energy/ota/internal/control"
 	"github.com/interlock-energy/ota/internal/inbox"
 )
@@ -20,6 +21,8 @@ type pushed struct {
 	bus   string // the kind of source
 	serve func(context.Context) error
 	check bool // it is made for a check of the configuration: there is no inbox behind it
+
+	trouble func() error // why the bus is not served now; nil: it always is
 
 	telling sync.Mutex // the inbox gets one report after the other
 
@@ -41,12 +44,71 @@ func (p *pushed) Run(ctx context.Context) error {
 	defer wg.Wait()
 	wg.Go(func() {
 		for pause(ctx, settleEvery) {
-			if err := p.settle(ctx); err != nil && ctx.Err() == nil {
-				p.a.log.Warn("tell a bus how an update ended, trying again", "error", err)
-			}
+			p.settleAgain(ctx)
 		}
 	})
+	for {
+		err := p.guarded(ctx)
+		if ctx.Err() != nil {
+			return err
+		}
+		p.a.log.Error("a field bus is not served, and begun anew", "bus", p.bus, "error", err)
+		if !pause(ctx, serveAgain) {
+			return nil
+		}
+	}
+}
+
+// serveAgain is for a bus that ended as it never should: what breaks as a rule is opened again by itself.
+const serveAgain = 10 * time.Second
+
+// guarded is serve; a panic that nobody below has caught ends nothing but this try.
+func (p *pushed) guarded(ctx context.Context) (err error) {
+	defer p.a.crashes.Catch("serve a field bus", func(e error) { err = e })
 	return p.serve(ctx)
+}
+
+func (p *pushed) settleAgain(ctx context.Context) {
+	defer p.a.crashes.Catch("tell a bus how an update ended", nil)
+	if err := p.settle(ctx); err != nil && ctx.Err() == nil {
+		p.a.log.Warn("tell a bus how an update ended, trying again", "error", err)
+	}
+}
+
+// warnings says what is wrong with the bus.
+func (p *pushed) warnings(name string) (w []string) {
+	if err := p.State().Err; errors.Is(err, inbox.ErrBroken) {
+		w = append(w, fmt.Sprintf("%s: %v", name, err))
+	}
+	if p.trouble == nil {
+		return w
+	}
+	if err := p.trouble(); err != nil {
+		w = append(w, fmt.Sprintf("%s: %v; it is opened again by itself", name, err))
+	}
+	return w
+}
+
+// busWarnings are those of all buses over which releases are pushed, and of what went wrong there in
+// the agent itself.
+func (a *Agent) busWarnings() (w []string) {
+	a.mu.Lock()
+	set := a.sources
+	a.mu.Unlock()
+	if set != nil {
+		for _, s := range set.multi.sources {
+			if p, ok := s.Source.(*pushed); ok {
+				w = append(w, p.warnings(s.name)...)
+			}
+		}
+	}
+	for _, log := range []*crash.Log{&a.crashes, nil} {
+		if c, all := log.Last(); all > 0 {
+			w = append(w, fmt.Sprintf("an internal error was kept from ending the agent, %d times, at last at %s: %s: %s; please report it with the log",
+				all, c.At.UTC().Format(time.RFC3339), c.Doing, c.Text))
+		}
+	}
+	return w
 }
 
 // close closes what Run would have closed.
@@ -126,17 +188,15 @@ func (p *pushed) withdraw(ctx context.Context, digest string) error {
 
 // takeBack is withdraw, in its own time. Until it has ended, the manager is neither offered the release nor
 // asked to install it: a check that had it before comes to its end first, and its command after that.
-func (p *pushed) takeBack(digest string) error {
+func (p *pushed) takeBack(digest string) (err error) {
+	defer p.a.crashes.Catch("withdraw a release", func(e error) { err = e })
 	defer func() {
 		p.asking.Lock()
 		defer p.asking.Unlock()
 		p.withdrawing = ""
 	}()
-	ctx := context.Background() // a manager that stops answers, too
-	p.asking.Lock()
-	call := p.a.withdrawBy(control.Peer{Bus: p.bus}, digest)
-	p.asking.Unlock()
-	if err := call.Wait(ctx); err != nil && !errors.Is(err, ota.ErrNoUpdate) { // which is: not in hand
+	ctx := context.Background()                                                               // a manager that stops answers, too
+	if err := p.withdrawn(digest).Wait(ctx); err != nil && !errors.Is(err, ota.ErrNoUpdate) { // which is: not in hand
 		return err
 	}
 	if err := p.settle(ctx); err != nil { // it has ended by now
@@ -147,6 +207,12 @@ func (p *pushed) takeBack(digest string) error {
 	}
 	p.a.log.Info("a release was withdrawn over a bus", "bus", p.bus, "digest", digest)
 	return nil
+}
+
+func (p *pushed) withdrawn(digest string) control.Call {
+	p.asking.Lock()
+	defer p.asking.Unlock()
+	return p.a.withdrawBy(control.Peer{Bus: p.bus}, digest)
 }
 
 // withdrawBy has the manager give up the release with this digest, in the name of by.
@@ -197,8 +263,14 @@ func (a *Agent) installFor(ctx context.Context, m *multi, source named) {
 		m.wakeUp()
 		return
 	}
-	for wait := askAgain; !a.askFor(ctx, m, p, source.name) && pause(ctx, wait); wait = min(2*wait, askAgainLast) {
+	for wait := askAgain; !a.asked(ctx, m, p, source.name) && pause(ctx, wait); wait = min(2*wait, askAgainLast) {
 	}
+}
+
+// asked is askFor; after a panic it is asked for again.
+func (a *Agent) asked(ctx context.Context, m *multi, p *pushed, source string) (over bool) {
+	defer a.crashes.Catch("ask for the installation of what was pushed", nil)
+	return a.askFor(ctx, m, p, source)
 }
 
 // askFor asks once, and reports whether nothing is left to be asked for. A person's consent,
