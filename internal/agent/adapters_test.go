@@ -1,10 +1,14 @@
 package agent
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/interlock-energy/ota/bus/can"
 )
 
 // linked makes a device and a link to it, as Linux does in /dev/serial/by-id.
@@ -105,6 +109,21 @@ func TestLinksToOneLine(t *testing.T) {
 		_, err := configured(t, append([]string{tt.source}, tt.lines...)...)
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("%s:\n got %v\nwant %s", tt.name, err, tt.want)
+		}
+	}
+}
+
+// An adapter that is not plugged in says so, to each who wants it.
+func TestAdapterNotThere(t *testing.T) {
+	var l adapters
+	slcan := &SLCAN{Device: filepath.Join(t.TempDir(), "ttyUSB0")}
+	bus, err := l.share("battery.can", slcan, "", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if u, err := bus.Join(t.Context(), can.UserConfig{}); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("got %v, %v, want that it is not there", u, err)
 		}
 	}
 }
