@@ -7,7 +7,7 @@ BIN := bin
 PYTHON := /usr/lib/python3/dist-packages
 NODE := awstest/testdata/device-sdk deploy/aws/check # what runs in Node: another implementation, and a checker
 # what takes one step at a time, at every step, or a process for each, has nothing to race, and five times as long with the detector
-STEPS := Scripts|Cuts|Tears|EveryTear|TwoPublishers|PowerCutAt.*|KillAt.*|DiskErrorAt.*|ReplacedDuringPowerCut|EveryCut.*|EveryLoss|EveryRestart.*|EachFrame|EachRestart|BadLines?
+STEPS := Scripts|Tampering|Seal|DamagedBundle|SameAsBootloader|Plans|WrittenVerifies|Cuts|(Entry|BootControl|Format|Block|Alone|MarkGood|Spool)Cuts|Tears|EveryTear|TwoPublishers|PowerCutAt.*|KillAt.*|DiskErrorAt.*|ReplacedDuringPowerCut|EveryCut.*|EveryLoss|EveryRestart.*|EachFrame|EachRestart|BadLines?
 SOAK ?= 10m
 FUZZTIME ?= 60s
 export CGO_ENABLED ?= 0
