@@ -191,6 +191,20 @@ func TestWithdrawOverABus(t *testing.T) {
 			if _, err := push.Withdraw(within, master(), push.Options{}); !errors.Is(err, push.ErrNothing) {
 				t.Errorf("when it runs: got %v, want %v", err, push.ErrNothing)
 			}
+			if consent {
+				return
+			}
+			// Firmware that does not start is not forged: its hashes were right.
+			s.publish("1.2.0", []byte("#!/bin/sh\nexit 1\n"))
+			broken, err := push.Open(s.file, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer broken.Close()
+			s.publish("1.0.0", firmware("1.0.0", "", 10_000))
+			if err := push.Run(within, master(), broken, push.Options{}); !errors.Is(err, push.ErrRolledBack) || errors.Is(err, ota.ErrValidation) {
+				t.Errorf("firmware that does not start: got %v, want %v", err, push.ErrRolledBack)
+			}
 		})
 	}
 }
