@@ -216,6 +216,7 @@ func TestAbortByWhoLostTheSession(t *testing.T) {
 			t.Errorf("RESUME while another master has the session: got %v, want %v", e, bus.DeviceBusy)
 		}
 		pause(time.Minute)
+		second = r.master("192.0.2.2") // the device hangs up on who is silent for a minute
 		if e, s := second.command(second.with(profile.Abort)), second.status(); e != bus.IllegalValue || s.Result != profile.NoSession {
 			t.Errorf("ABORT without a session: got %v, %v, want %v, %v", e, s.Result, bus.IllegalValue, profile.NoSession)
 		}
