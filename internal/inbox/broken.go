@@ -103,12 +103,15 @@ func (cfg *Config) guarded(doing string, f func() error) (err error) {
 	return f()
 }
 
+// asideSuffix is behind the names of files that were put aside.
+const asideSuffix = ".bad"
+
 // aside keeps what cannot be read for those who look for the reason. The bytes that were received are removed
 // as those of any transfer that nothing knows of.
 func aside(disk durable.FS, dir string) error {
 	var errs []error
 	for _, name := range []string{journalName, envelopeName} {
-		err := disk.Rename(filepath.Join(dir, name), filepath.Join(dir, name+".bad"))
+		err := disk.Rename(filepath.Join(dir, name), filepath.Join(dir, name+asideSuffix))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}

@@ -15,8 +15,9 @@
 //     its hash in the manifest; a wrong one is thrown away, and asked for again.
 //   - Nothing is offered to the manager before all of it is there, its hashes are right,
 //     and somebody asked for the installation.
-//   - No call but [Open] and [Inbox.Report] waits for a sync of the disk: what takes long
-//     is done in the background, and shows in [Inbox.State].
+//   - No call but [Open] and [Inbox.Report], and [Inbox.Drop] of what the installation was asked for,
+//     waits for a sync of the disk: what takes long is done in the background, and shows in
+//     [Inbox.State].
 //   - How an update ended is kept on the disk until the next transfer begins.
 //   - A panic never gets out, and never leads to anything being installed: see [ErrBroken].
 package inbox
@@ -144,6 +145,7 @@ type Inbox struct {
 	compactAt   int64 // size of the journal from which on it is written anew
 	frozen      bool  // nothing is appended to the journal
 	rewrite     bool  // the journal on the medium is not what was written: write it anew
+	recalled    bool  // with rewrite: what was given up may still be asked for on the medium
 	changes     int   // of what cannot be appended to a journal that is being written anew
 	data        durable.File
 	garbage     []rubbish

@@ -1,7 +1,6 @@
 package inbox
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -181,9 +180,10 @@ func parseState(b []byte, length int64, crc uint32) *state {
 		return nil
 	}
 	s := new(state)
-	dec := json.NewDecoder(bytes.NewReader(b[:length]))
-	dec.DisallowUnknownFields()
-	if dec.Decode(s) != nil || dec.More() || !s.sound() {
+	// What a newer agent has added is left out: the device may have gone back to this one, and neither
+	// the transfer nor how the update ended may be lost over it. What an older agent must not
+	// take for something else has another Format.
+	if json.Unmarshal(b[:length], s) != nil || !s.sound() {
 		return nil
 	}
 	return s
@@ -227,7 +227,7 @@ func (b *Inbox) record(p []byte) error {
 	if b.frozen || b.journalSize+int64(len(p)) > maxJournal {
 		b.rewrite = true
 		b.wake()
-		return errors.New("the journal is being written anew")
+		return errRewritten
 	}
 	n, err := b.journal.WriteAt(p, b.journalSize)
 	if err == nil && n != len(p) {

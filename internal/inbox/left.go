@@ -49,7 +49,7 @@ func Remove(fsys durable.FS, dir string) (freed int64, err error) {
 			others = append(others, name)
 		case name == journalName || name == journalNew:
 			journal = append(journal, name)
-		case name == envelopeName || name == envelopeName+".tmp" || dataNumber(name) >= 0:
+		case name == envelopeName || name == envelopeName+".tmp" || dataNumber(name) >= 0, name == journalName+asideSuffix, name == envelopeName+asideSuffix:
 			rest = append(rest, name)
 		default:
 			others = append(others, name)

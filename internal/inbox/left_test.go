@@ -74,6 +74,9 @@ func TestRemove(t *testing.T) {
 			t.Error("what is not there holds a release")
 		}
 		disk, dir = filled(t, rel)
+		if err := durable.WriteFile(disk, path.Join(dir, "journal.bad"), []byte("put aside"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		if n, err := inbox.Remove(disk, dir); err != nil || n < int64(len(rel.Bundle)) {
 			t.Errorf("got %d bytes freed and %v, want at least the %d of the bundle", n, err, len(rel.Bundle))
 		}

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"path"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/internal/durable"
@@ -198,6 +200,92 @@ func TestDropOnAFullDisk(t *testing.T) {
 	putAll(t, b, rel.Bundle, 1000)
 	finish(t, b)
 	wantOffered(t, b, rel)
+}
+
+// forgetful is a disk of which a sync of the journal can be refused.
+type forgetful struct {
+	*otatest.Disk
+	no atomic.Bool
+}
+
+func (d *forgetful) OpenFile(name string, flag int, perm fs.FileMode) (durable.File, error) {
+	f, err := d.Disk.OpenFile(name, flag, perm)
+	if err != nil || path.Base(name) != "journal" {
+		return f, err
+	}
+	return forgetfulFile{f, d}, nil
+}
+
+type forgetfulFile struct {
+	durable.File
+	d *forgetful
+}
+
+func (f forgetfulFile) Sync() error {
+	if f.d.no.Load() {
+		return syscall.EIO
+	}
+	return f.File.Sync()
+}
+
+// What was asked to be installed, and was taken back, is not offered after a power cut, at whatever moment after
+// the answer. If the disk cannot say so, nobody is told that it was taken back.
+func TestTakenBackForGood(t *testing.T) {
+	rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 5_000)
+	for _, drop := range []func(*inbox.Inbox) error{(*inbox.Inbox).Drop, func(b *inbox.Inbox) error { return b.DropRelease(rel.Manifest.Digest) }} {
+		synctest.Test(t, func(t *testing.T) {
+			full, dir := filled(t, rel)
+			disk := &forgetful{Disk: full}
+			cfg := config(disk, rel)
+			cfg.Dir = dir
+			b := open(t, cfg)
+			wantOffered(t, b, rel)
+			disk.no.Store(true)
+			for range 2 {
+				if err := drop(b); err == nil {
+					t.Error("it is taken back on a disk that does not keep that")
+				}
+			}
+			disk.no.Store(false)
+			for range 60 { // until the journal was written anew
+				if err := drop(b); err == nil || errors.Is(err, inbox.ErrNone) {
+					break
+				}
+				time.Sleep(time.Second)
+			}
+			if err := drop(b); err != nil && !errors.Is(err, inbox.ErrNone) {
+				t.Fatal(err)
+			}
+			if again := afterPowerCut(t, full, cfg); again.Phase != inbox.Empty {
+				t.Errorf("after trouble with the disk and a power cut: %s, want %s", again.Phase, inbox.Empty)
+			}
+		})
+		synctest.Test(t, func(t *testing.T) {
+			disk, dir := filled(t, rel)
+			cfg := config(disk, rel)
+			cfg.Dir = dir
+			b := open(t, cfg)
+			synctest.Wait()
+			if err := drop(b); err != nil {
+				t.Fatal(err)
+			}
+			if again := afterPowerCut(t, disk, cfg); again.Phase != inbox.Empty {
+				t.Errorf("after a power cut: %s, want %s", again.Phase, inbox.Empty)
+			}
+		})
+	}
+}
+
+// afterPowerCut is what is there if the power is cut now.
+func afterPowerCut(t *testing.T, disk *otatest.Disk, cfg inbox.Config) inbox.State {
+	t.Helper()
+	disk = disk.Clone()
+	disk.PowerOff(otatest.DropAll, 1)
+	disk.PowerOn()
+	cfg.FS = disk
+	b := open(t, cfg)
+	defer b.Close()
+	return b.State()
 }
 
 // A reader on a bus asks for the manifest in pieces of a few bytes, and may be anybody.

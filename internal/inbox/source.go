@@ -225,11 +225,18 @@ func (b *Inbox) report(r ota.Report) error {
 func (b *Inbox) keep(kind uint32, s *state) error {
 	if b.rewrite {
 		b.wake()
-		return errors.New("the journal is being written anew")
+		return errRewritten
 	}
 	if err := b.write(kind, s); err != nil {
 		return err
 	}
+	return b.syncJournal()
+}
+
+var errRewritten = errors.New("the journal is being written anew")
+
+// syncJournal brings to the medium what was written last. After an error the journal is written anew.
+func (b *Inbox) syncJournal() error {
 	err := b.journal.Sync()
 	if err == nil && b.names {
 		err = b.cfg.FS.SyncDir(b.cfg.Dir)

@@ -286,7 +286,8 @@ func (b *Inbox) request() error {
 }
 
 // Drop gives up the transfer and frees its space, unless the manager has it in hand
-// ([ErrBusy]). How an update ended stays.
+// ([ErrBusy]). How an update ended stays. What was asked to be installed is given up on the medium
+// when Drop returns nil: no power cut brings back what somebody was told to be taken back.
 func (b *Inbox) Drop() error { return b.drops("") }
 
 // DropRelease is Drop if the transfer is that of the release with this digest, and [ErrNone] if another
@@ -307,6 +308,9 @@ func (b *Inbox) dropNow(digest string) error {
 	switch {
 	case b.closed:
 		return errClosed
+	case b.rewrite && (digest != "" || b.s.Asked || b.recalled): // what is on the medium may still ask for it
+		b.wake()
+		return diskError("give a transfer up", errRewritten)
 	case digest != "" && b.s.Digest != digest:
 		return ErrNone
 	case b.s.Phase == Empty || b.s.Phase == Ended:
@@ -314,5 +318,11 @@ func (b *Inbox) dropNow(digest string) error {
 	case b.inHand():
 		return ErrBusy
 	}
-	return b.begin(&state{Format: 1, Phase: Empty, File: b.nextFile(), Last: b.s.Last})
+	asked := b.s.Asked
+	if err := b.begin(&state{Format: 1, Phase: Empty, File: b.nextFile(), Last: b.s.Last}); err != nil || !asked {
+		return err
+	}
+	err := b.syncJournal()
+	b.recalled = err != nil
+	return err
 }
