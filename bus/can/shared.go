@@ -20,7 +20,7 @@ import (
 //
 // The link is opened by the first user and closed by the last. When it is lost, all users
 // hear why, and none of them lives on, unless it heals: they join again, and whoever comes first
-// opens it for all. Attempts are a pause apart, which grows as long as they fail.
+// opens it for all. One that heals and is lost for good all the same is [ErrClosed] to them. Attempts are a pause apart, which grows as long as they fail.
 type Shared struct {
 	config SharedConfig
 
@@ -165,6 +165,9 @@ func (s *Shared) run(ctx context.Context, l *life) {
 		users := l.users
 		l.users = nil // none is added any more
 		s.mu.Unlock()
+		if s.config.Heals && !errors.Is(err, ErrClosed) { // to who stays while it is down: this time it does not come back
+			err = fmt.Errorf("%w: %w", ErrClosed, err)
+		}
 		for u := range users {
 			u.end(err)
 		}

@@ -423,6 +423,26 @@ func TestSharedHeals(t *testing.T) {
 	}
 }
 
+// A link that heals, and is lost for good all the same, is closed for its users: who stays while it is only down
+// would otherwise wait for ever, and it is opened for who joins again.
+func TestSharedHealsNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p plug
+		s := can.NewShared(can.SharedConfig{Open: p.open, Heals: true})
+		u := join(t, s, can.UserConfig{})
+		p.link().in <- errors.New("broken")
+		synctest.Wait()
+		for range 2 {
+			if _, err := u.Receive(t.Context()); !errors.Is(err, can.ErrClosed) {
+				t.Errorf("got %v, want %v", err, can.ErrClosed)
+			}
+		}
+		again := join(t, s, can.UserConfig{})
+		p.link().in <- can.Standard(1)
+		receive(t, again, can.Standard(1))
+	})
+}
+
 // A user that may send so many frames a second does not keep the others from sending while it waits.
 func TestSharedPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
