@@ -86,7 +86,7 @@ func TestAskingThatPanics(t *testing.T) {
 	if _, all := a.crashes.Last(); all != 1 {
 		t.Errorf("%d crashes are noted, want 1", all)
 	}
-	if err := p.takeBack("x"); err == nil {
+	if err := p.withdraw(t.Context(), "x"); err == nil {
 		t.Error("a release was taken back without a manager")
 	}
 }

@@ -25,6 +25,9 @@ func inboxDir(stateDir, kind string) string { return filepath.Join(stateDir, "in
 // record is r, has a release of it in hand, or a report of one is still to be sent: then the source may be
 // missing by mistake, and what it is to go on with would be lost. Nothing else is touched.
 func removeLeft(fsys durable.FS, stateDir string, sources []Source, r *ota.Record, log *slog.Logger) {
+	if r.Format > 1 { // of a newer agent: what it has in hand cannot be known here
+		return
+	}
 	for _, kind := range pushKinds {
 		if slices.ContainsFunc(sources, func(s Source) bool { k, err := s.kind(); return k == kind || err != nil }) {
 			continue

@@ -72,6 +72,7 @@ func TestRemoveLeft(t *testing.T) {
 		{"it is on trial", []Source{can}, ota.Record{State: ota.Trial, Digest: digest}, "inbox-canbus inbox-modbus", "it is being installed"},
 		{"another is being installed", []Source{https}, ota.Record{State: ota.Staged, Digest: "another"}, "", "is removed"},
 		{"nobody knows what is being installed", []Source{https}, ota.Record{State: ota.Staged}, "inbox-canbus inbox-modbus", "stays"},
+		{"a newer agent has written the record", []Source{https}, ota.Record{Format: 2, State: ota.Idle}, "inbox-canbus inbox-modbus", ""},
 		{"a report is unsent", []Source{https}, ota.Record{State: ota.Idle, Unsent: []ota.Report{{Digest: "another"}, {Digest: digest}}}, "inbox-canbus inbox-modbus", "still to be reported"},
 		{"a report of another is unsent", []Source{https}, ota.Record{State: ota.Idle, Unsent: []ota.Report{{Digest: "another"}}}, "", "is removed"},
 	} {

@@ -28,6 +28,13 @@ type pushed struct {
 
 	asking      sync.Mutex // held while the manager is given a command: one after the other, whoever asks
 	withdrawing string     // the digest of the release that is being taken back; "": none is
+	withdrawal  *withdrawal
+}
+
+// withdrawal is the one that is under way, or the last.
+type withdrawal struct {
+	done chan struct{} // closed when err is known
+	err  error
 }
 
 func (a *Agent) newPushed(box *inbox.Inbox, serve func(context.Context) error, check bool) *pushed {
@@ -165,22 +172,22 @@ func (p *pushed) Latest(ctx context.Context) ([]byte, error) {
 
 // withdraw takes back the release with this digest, for whoever has pushed it and asked for its
 // installation: the manager gives it up, if it has that one in hand and does not activate it yet, and then
-// it goes out of the inbox. If ctx ends before, the answer is not known, and the withdrawal goes on.
+// it goes out of the inbox. If ctx ends before, the answer is not known, and the withdrawal goes on; who asks
+// again waits for the same one, so that [ota.ErrBusy] says that it is too late, and nothing else.
 func (p *pushed) withdraw(ctx context.Context, digest string) error {
 	p.asking.Lock()
-	busy := p.withdrawing != ""
-	if !busy {
-		p.withdrawing = digest
+	if p.withdrawing == "" {
+		p.withdrawing, p.withdrawal = digest, &withdrawal{done: make(chan struct{})}
+		go p.takeBack(digest, p.withdrawal)
 	}
+	of, w := p.withdrawing, p.withdrawal
 	p.asking.Unlock()
-	if busy {
-		return fmt.Errorf("withdraw the release: %w: that was asked for before, and the update manager has not answered yet", ota.ErrBusy)
+	if of != digest {
+		return fmt.Errorf("withdraw the release: %w: another one is being withdrawn, and the update manager has not answered yet", ota.ErrNotNow)
 	}
-	done := make(chan error, 1)
-	go func() { done <- p.takeBack(digest) }()
 	select {
-	case err := <-done:
-		return err
+	case <-w.done:
+		return w.err
 	case <-ctx.Done():
 		return fmt.Errorf("withdraw the release: the update manager has not answered yet: %w", ctx.Err())
 	}
@@ -188,13 +195,18 @@ func (p *pushed) withdraw(ctx context.Context, digest string) error {
 
 // takeBack is withdraw, in its own time. Until it has ended, the manager is neither offered the release nor
 // asked to install it: a check that had it before comes to its end first, and its command after that.
-func (p *pushed) takeBack(digest string) (err error) {
-	defer p.a.crashes.Catch("withdraw a release", func(e error) { err = e })
+func (p *pushed) takeBack(digest string, w *withdrawal) {
 	defer func() {
 		p.asking.Lock()
 		defer p.asking.Unlock()
 		p.withdrawing = ""
+		close(w.done)
 	}()
+	defer p.a.crashes.Catch("withdraw a release", func(e error) { w.err = e })
+	w.err = p.takenBack(digest)
+}
+
+func (p *pushed) takenBack(digest string) error {
 	ctx := context.Background()                                                               // a manager that stops answers, too
 	if err := p.withdrawn(digest).Wait(ctx); err != nil && !errors.Is(err, ota.ErrNoUpdate) { // which is: not in hand
 		return err

@@ -66,8 +66,11 @@ func TestWithdrawingHoldsBack(t *testing.T) {
 	if offers() || asks(digest) {
 		t.Errorf("while nobody knows: offered %v, asked for %v, want neither", offers(), asks(digest))
 	}
-	if err := p.withdraw(t.Context(), digest); !errors.Is(err, ota.ErrBusy) {
-		t.Errorf("a second time: got %v, want %v", err, ota.ErrBusy)
+	if err := p.withdraw(ctx, digest); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ota.ErrBusy) {
+		t.Errorf("a second time: got %v, want %v, and not that it is too late", err, context.DeadlineExceeded)
+	}
+	if err := p.withdraw(t.Context(), "another"); !errors.Is(err, ota.ErrNotNow) || errors.Is(err, ota.ErrBusy) {
+		t.Errorf("another release: got %v, want %v, and not that it is too late", err, ota.ErrNotNow)
 	}
 	if a.askFor(t.Context(), &multi{}, p, "modbus") {
 		t.Error("who asks for the installation does not come back to see how it ends")
