@@ -6,17 +6,13 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"testing"
 
 	"github.com/interlock-energy/ota/bus/crash"
+	"github.com/interlock-energy/ota/bus/crash/crashtest"
 )
 
-// TestMain lets panics through: a mistake is to be found, not mended.
-func TestMain(m *testing.M) {
-	crash.Strict()
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { crashtest.Main(m) }
 
 // crashing is a fake end of a link that panics.
 type crashing struct {

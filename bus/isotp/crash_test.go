@@ -3,32 +3,22 @@ package isotp
 import (
 	"context"
 	"errors"
-	"log/slog"
-	"os"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/interlock-energy/ota/bus/can"
 	"github.com/interlock-energy/ota/bus/crash"
+	"github.com/interlock-energy/ota/bus/crash/crashtest"
 )
 
-// TestMain lets panics through: a mistake is to be found, not mended.
-func TestMain(m *testing.M) {
-	crash.Strict()
-	os.Exit(m.Run())
-}
-
-// expected is for tests that panic on purpose.
-func expected() *crash.Log {
-	return &crash.Log{Logger: slog.New(slog.DiscardHandler), Told: func(crash.Crash) {}}
-}
+func TestMain(m *testing.M) { crashtest.Main(m) }
 
 // TestPanicInFrame breaks the receiver on purpose in the middle of a PDU: that PDU and what waits are lost, and
 // told once; the next ones come.
 func TestPanicInFrame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := expected()
+		log := crashtest.Expected()
 		bus, peer := line()
 		conn := channel(t, bus, Normal(0x7E0, 0x7E8), Config{Crashes: log})
 		peer.says(t, "7E8#0131", "7E8#1014303132333435")
@@ -77,7 +67,7 @@ func (b crashingBus) Send(ctx context.Context, f can.Frame) error {
 // TestPanicOfBus: a link that panics is one that is lost, and asked again.
 func TestPanicOfBus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := expected()
+		log := crashtest.Expected()
 		bus, peer := line()
 		mux := newMux(crashingBus{bus, new(bool), new(bool)}, log)
 		defer mux.Close()

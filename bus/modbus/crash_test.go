@@ -4,26 +4,21 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/interlock-energy/ota/bus/crash"
+	"github.com/interlock-energy/ota/bus/crash/crashtest"
 )
 
-// TestMain lets panics through: a mistake of the server is to be found, not answered.
-func TestMain(m *testing.M) {
-	crash.Strict()
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { crashtest.Main(m) }
 
-// expected is for tests that panic on purpose, and counts.
+// expected is a log for tests that panic on purpose, and how many it has.
 func expected() (l *crash.Log, count func() int) {
-	l = &crash.Log{Logger: slog.New(slog.DiscardHandler), Told: func(crash.Crash) {}}
-	return l, func() int { _, n := l.Last(); return n }
+	l = crashtest.Expected()
+	return l, func() int { return crashtest.Count(l) }
 }
 
 // crasher is a fake handler that panics for address 13, file 13, and serves all else. It takes its lock as

@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
-	"log/slog"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -13,21 +11,11 @@ import (
 	"time"
 
 	"github.com/interlock-energy/ota/bus/crash"
+	"github.com/interlock-energy/ota/bus/crash/crashtest"
 	"github.com/interlock-energy/ota/bus/uds"
 )
 
-// TestMain lets panics through: a mistake of the server is to be found, not answered.
-func TestMain(m *testing.M) {
-	crash.Strict()
-	os.Exit(m.Run())
-}
-
-// expected is for tests that panic on purpose.
-func expected() *crash.Log {
-	return &crash.Log{Logger: slog.New(slog.DiscardHandler), Told: func(crash.Crash) {}}
-}
-
-func crashes(l *crash.Log) int { _, n := l.Last(); return n }
+func TestMain(m *testing.M) { crashtest.Main(m) }
 
 // TestPanic has the handler panic in each service: the tester is told, and is back in the default session, without
 // a transfer and locked; and it, and another tester, are served as before.
@@ -58,7 +46,7 @@ func TestPanic(t *testing.T) {
 		{"exit", []string{download, "36 01 01 02 03 04 05 06 07 08"}, "37", "72"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			log := expected()
+			log := crashtest.Expected()
 			run(t, &uds.Server{Crashes: log}, func(b *bench, x *tester) {
 				other := b.join("F2")
 				x.program()
@@ -77,8 +65,8 @@ func TestPanic(t *testing.T) {
 				b.d.mu.Unlock()
 				service := strings.ToUpper(c.request[:2])
 				x.must(c.request, "7F "+service+c.code)
-				if crashes(log) != 1 {
-					t.Errorf("%d crashes are noted, want 1", crashes(log))
+				if crashtest.Count(log) != 1 {
+					t.Errorf("%d crashes are noted, want 1", crashtest.Count(log))
 				}
 				if got := b.d.endings(); !slices.Equal(got, []uds.End{uds.EndCrash}) {
 					t.Errorf("ends of sessions: got %v, want %v", got, uds.EndCrash)
@@ -102,7 +90,7 @@ func TestPanic(t *testing.T) {
 
 // TestPanicAfterReset is one that comes after the positive answer.
 func TestPanicAfterReset(t *testing.T) {
-	log := expected()
+	log := crashtest.Expected()
 	run(t, &uds.Server{Crashes: log}, func(b *bench, x *tester) {
 		x.must("10 03", inExtended)
 		b.d.mu.Lock()
@@ -116,15 +104,15 @@ func TestPanicAfterReset(t *testing.T) {
 		x.must("11 01", "51 01")
 		synctest.Wait()
 		x.must("10 03", inExtended)
-		if crashes(log) != 1 {
-			t.Errorf("%d crashes are noted, want 1", crashes(log))
+		if crashtest.Count(log) != 1 {
+			t.Errorf("%d crashes are noted, want 1", crashtest.Count(log))
 		}
 	})
 }
 
 // TestPanicOfKeys: a key that makes the check panic is a wrong one, and wins no more attempts than that.
 func TestPanicOfKeys(t *testing.T) {
-	log := expected()
+	log := crashtest.Expected()
 	run(t, &uds.Server{Crashes: log}, func(b *bench, x *tester) {
 		b.d.fail = func(what string) error {
 			if strings.HasPrefix(what, "key") {
@@ -154,13 +142,13 @@ func (a *crashingAttempts) Load() (int, error) {
 func (a *crashingAttempts) Save(int) error { return nil }
 
 func TestPanicOfAttempts(t *testing.T) {
-	log, attempts := expected(), new(crashingAttempts)
+	log, attempts := crashtest.Expected(), new(crashingAttempts)
 	run(t, &uds.Server{Crashes: log, Attempts: attempts}, func(b *bench, x *tester) {
 		x.must("10 03", inExtended)
 		x.must("27 01", "7F 27 22")
 		x.must("27 01", "67 01 01 02 03 01")
-		if crashes(log) != 2 {
-			t.Errorf("%d crashes are noted, want 2", crashes(log))
+		if crashtest.Count(log) != 2 {
+			t.Errorf("%d crashes are noted, want 2", crashtest.Count(log))
 		}
 	})
 }
@@ -181,7 +169,7 @@ func (crashingTransfer) Close()                                                 
 
 // TestPanicAtTheEnd: a session ends, whatever the handler does then.
 func TestPanicAtTheEnd(t *testing.T) {
-	log := expected()
+	log := crashtest.Expected()
 	server := &uds.Server{Crashes: log, Handler: crashingEnd{new(device)}}
 	run(t, server, func(b *bench, x *tester) {
 		other := b.join("F2")
@@ -189,8 +177,8 @@ func TestPanicAtTheEnd(t *testing.T) {
 		x.must("34 00 44 00 00 00 00 00 00 00 08", "74 20 0F FF")
 		time.Sleep(6 * time.Second) // S3
 		synctest.Wait()
-		if crashes(log) != 2 {
-			t.Errorf("%d crashes are noted, want 2", crashes(log))
+		if crashtest.Count(log) != 2 {
+			t.Errorf("%d crashes are noted, want 2", crashtest.Count(log))
 		}
 		x.must("22 FD 00", "62 FD 00 01 00")
 		other.must("10 03", inExtended)
@@ -220,7 +208,7 @@ func (c crashingLine) Send(ctx context.Context, pdu []byte) error {
 // TestPanicOfLine: a line that panics ends Serve with an error, and the other testers go on.
 func TestPanicOfLine(t *testing.T) {
 	for _, sends := range []bool{false, true} {
-		log := expected()
+		log := crashtest.Expected()
 		run(t, &uds.Server{Crashes: log}, func(b *bench, x *tester) {
 			near, far := newPipe()
 			ended := make(chan error, 1)

@@ -9,9 +9,12 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/interlock-energy/ota/bus/crash"
 )
 
 func TestMain(m *testing.M) {
+	crash.Strict() // a panic is to be found, not answered
 	testscript.Main(m, map[string]func(){"interlock": main})
 }
 

@@ -4,29 +4,19 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"log/slog"
-	"os"
 	"sync"
 	"testing"
 	"testing/synctest"
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/bus/crash"
+	"github.com/interlock-energy/ota/bus/crash/crashtest"
 	"github.com/interlock-energy/ota/internal/durable"
 	"github.com/interlock-energy/ota/internal/inbox"
 	"github.com/interlock-energy/ota/otatest"
 )
 
-// TestMain lets panics through: a mistake is to be found, not kept in.
-func TestMain(m *testing.M) {
-	crash.Strict()
-	os.Exit(m.Run())
-}
-
-// expected is for tests that panic on purpose.
-func expected() *crash.Log {
-	return &crash.Log{Logger: slog.New(slog.DiscardHandler), Told: func(crash.Crash) {}}
-}
+func TestMain(m *testing.M) { crashtest.Main(m) }
 
 // crashing is a fake disk that panics, once, before or after it does something.
 type crashing struct {
@@ -128,7 +118,7 @@ func panicAt(t *testing.T, rel *otatest.SignedRelease, n int, after, isBare bool
 	synctest.Test(t, func(t *testing.T) {
 		disk := &crashing{FS: otatest.NewDisk()}
 		cfg := config(disk, rel)
-		cfg.Crashes = expected()
+		cfg.Crashes = crashtest.Expected()
 		b := open(t, cfg)
 		p := newPusher(t, rel, isBare, 700)
 		disk.arm(n, after)
@@ -212,7 +202,7 @@ func TestPanicInVerify(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			on := true
 			cfg := config(otatest.NewDisk(), rel)
-			cfg.Crashes = expected()
+			cfg.Crashes = crashtest.Expected()
 			c.change(&cfg, func() {
 				if on {
 					panic("on purpose")
@@ -251,7 +241,7 @@ func TestPanicInOpen(t *testing.T) {
 		bad := &crashing{FS: disk}
 		bad.arm(n, false)
 		cfg := config(bad, rel)
-		cfg.Crashes = expected()
+		cfg.Crashes = crashtest.Expected()
 		b, err := inbox.Open(cfg)
 		if err != nil {
 			t.Fatal(err)
@@ -286,6 +276,6 @@ func (hopeless) ReadDir(string) ([]fs.DirEntry, error) { panic("on purpose") }
 func TestBrokenFromTheStart(t *testing.T) {
 	rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 3000)
 	cfg := config(hopeless{otatest.NewDisk()}, rel)
-	cfg.Crashes = expected()
+	cfg.Crashes = crashtest.Expected()
 	wantBroken(t, open(t, cfg), rel)
 }

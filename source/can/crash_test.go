@@ -3,9 +3,6 @@ package can_test
 import (
 	"context"
 	"errors"
-	"log/slog"
-	"os"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,44 +11,13 @@ import (
 	"github.com/interlock-energy/ota/api"
 	bus "github.com/interlock-energy/ota/bus/can"
 	"github.com/interlock-energy/ota/bus/crash"
+	"github.com/interlock-energy/ota/bus/crash/crashtest"
 	"github.com/interlock-energy/ota/internal/inbox"
 	"github.com/interlock-energy/ota/otatest"
 	"github.com/interlock-energy/ota/source/can/profile"
 )
 
-// TestMain lets panics through: a mistake is to be found, not answered.
-func TestMain(m *testing.M) {
-	crash.Strict()
-	os.Exit(m.Run())
-}
-
-// expected is for tests that panic on purpose.
-func expected() *crash.Log {
-	return &crash.Log{Logger: slog.New(slog.DiscardHandler), Told: func(crash.Crash) {}}
-}
-
-// fuse is a fake that panics at one of the calls that the source makes to the agent around it.
-type fuse struct {
-	mu   sync.Mutex
-	left int // calls until then; 0: never
-}
-
-func (f *fuse) call() {
-	f.mu.Lock()
-	now := f.left == 1
-	f.left = max(0, f.left-1)
-	f.mu.Unlock()
-	if now {
-		panic("on purpose")
-	}
-}
-
-func (f *fuse) arm(n int) (was int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	was, f.left = f.left, n
-	return was
-}
+func TestMain(m *testing.M) { crashtest.Main(m) }
 
 // TestPanicInEveryRequest panics at every call that the requests of a transfer make to the agent: the tester is
 // told, and back in the default session; and the next tester brings the release to its end.
@@ -59,22 +25,22 @@ func TestPanicInEveryRequest(t *testing.T) {
 	rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 600)
 	for n, fell := 1, true; fell; n++ {
 		synctest.Test(t, func(t *testing.T) {
-			var f fuse
-			log := expected()
+			var f crashtest.Fuse
+			log := crashtest.Expected()
 			r := newRig(t, rel.Verify, func(r *rig) {
 				r.config.Crashes, r.box.Crashes = log, log
 				state := r.config.State
-				r.config.State = func() api.CheckinRequest { f.call(); return state() }
-				r.config.Precheck = func(context.Context) error { f.call(); return nil }
-				r.config.Requested = func(string, string) { f.call() }
-				r.config.Evidence = func() string { f.call(); return "" }
+				r.config.State = func() api.CheckinRequest { f.Burn(); return state() }
+				r.config.Precheck = func(context.Context) error { f.Burn(); return nil }
+				r.config.Requested = func(string, string) { f.Burn() }
+				r.config.Evidence = func() string { f.Burn(); return "" }
 			})
 			x := r.tester()
-			f.arm(n)
+			f.Arm(n)
 			x.transfer(r, rel.Bundle, log)
 			synctest.Wait()
 			_, all := log.Last()
-			if fell = f.arm(0) == 0; fell != (all == 1) {
+			if fell = f.Arm(0) == 0; fell != (all == 1) {
 				t.Fatalf("call %d: %d crashes are noted", n, all)
 			}
 			if _, err := r.Latest(t.Context()); err != nil && !errors.Is(err, ota.ErrNoUpdate) {
@@ -146,7 +112,7 @@ func TestBrokenInbox(t *testing.T) {
 		rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 4096)
 		crashes := true
 		r := newRig(t, rel.Verify, func(r *rig) {
-			r.box.Crashes = expected()
+			r.box.Crashes = crashtest.Expected()
 			r.box.Now = func() time.Time {
 				if crashes && r.inbox != nil {
 					panic("on purpose")
@@ -179,7 +145,7 @@ func TestTrouble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tries := 0
 		r := newRig(t, nil, func(r *rig) {
-			r.config.Crashes = expected()
+			r.config.Crashes = crashtest.Expected()
 			r.config.Link.Open = func(context.Context) (bus.Bus, error) {
 				switch tries++; tries {
 				case 1:

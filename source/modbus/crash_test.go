@@ -5,10 +5,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
-	"log/slog"
 	"net"
-	"os"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,44 +13,14 @@ import (
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/api"
 	"github.com/interlock-energy/ota/bus/crash"
+	"github.com/interlock-energy/ota/bus/crash/crashtest"
 	bus "github.com/interlock-energy/ota/bus/modbus"
 	"github.com/interlock-energy/ota/internal/inbox"
 	"github.com/interlock-energy/ota/source/modbus"
 	"github.com/interlock-energy/ota/source/modbus/profile"
 )
 
-// TestMain lets panics through: a mistake is to be found, not answered.
-func TestMain(m *testing.M) {
-	crash.Strict()
-	os.Exit(m.Run())
-}
-
-// expected is for tests that panic on purpose.
-func expected() *crash.Log {
-	return &crash.Log{Logger: slog.New(slog.DiscardHandler), Told: func(crash.Crash) {}}
-}
-
-// fuse is a fake that panics at one of the calls that the source makes to the agent around it.
-type fuse struct {
-	mu   sync.Mutex
-	left int // calls until then; 0: never
-}
-
-func (f *fuse) call() {
-	f.mu.Lock()
-	now := f.left == 1
-	f.left = max(0, f.left-1)
-	f.mu.Unlock()
-	if now {
-		panic("on purpose")
-	}
-}
-
-func (f *fuse) arm(n int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.left = n
-}
+func TestMain(m *testing.M) { crashtest.Main(m) }
 
 // TestPanicInEveryRequest panics at every call that a request makes to the agent, many of them while a lock is
 // held: the master gets exception 4, other masters and the next request are served, and the manager is answered.
@@ -103,26 +70,23 @@ func TestPanicInEveryRequest(t *testing.T) {
 			crashed := 0
 			for n, fell := 1, true; fell; n++ {
 				synctest.Test(t, func(t *testing.T) {
-					var f fuse
+					var f crashtest.Fuse
 					r := newRig(t, rel)
 					r.stop()
-					r.crashes = expected()
+					r.crashes = crashtest.Expected()
 					r.start(func(cfg *modbus.Config) {
-						cfg.State = func() api.CheckinRequest { f.call(); return r.state() }
-						cfg.Now = func() time.Time { f.call(); return time.Now() }
-						cfg.Precheck = func(context.Context) error { f.call(); return nil }
-						cfg.Installing = f.call
-						cfg.Evidence = func() []byte { f.call(); return []byte("{}") }
+						cfg.State = func() api.CheckinRequest { f.Burn(); return r.state() }
+						cfg.Now = func() time.Time { f.Burn(); return time.Now() }
+						cfg.Precheck = func(context.Context) error { f.Burn(); return nil }
+						cfg.Installing = f.Burn
+						cfg.Evidence = func() []byte { f.Burn(); return []byte("{}") }
 					})
 					m, other := r.master("192.0.2.1"), r.master("192.0.2.2")
 					c.before(m)
-					f.arm(n)
+					f.Arm(n)
 					err := c.request(m)
 					synctest.Wait() // for what is answered in the background
-					f.mu.Lock()
-					fell = f.left == 0
-					f.mu.Unlock()
-					f.arm(0)
+					fell = f.Arm(0) == 0
 					_, all := r.crashes.Last()
 					if fell != (all == 1) || err != nil && !errors.Is(err, bus.DeviceFailure) || err != nil && !fell {
 						t.Fatalf("call %d: got %v, %d crashes are noted", n, err, all)
@@ -169,7 +133,7 @@ func TestBrokenInbox(t *testing.T) {
 		rel := newRelease(t)
 		r := newRig(t, rel)
 		r.stop()
-		r.crashes = expected()
+		r.crashes = crashtest.Expected()
 		r.start()
 		m := r.master("192.0.2.1")
 		m.push(rel.Bundle)
@@ -205,7 +169,7 @@ func TestTrouble(t *testing.T) {
 		rel := newRelease(t)
 		r := newRig(t, rel)
 		r.stop()
-		r.crashes = expected()
+		r.crashes = crashtest.Expected()
 		tries := 0
 		r.start(func(cfg *modbus.Config) {
 			listen := cfg.NetListen
