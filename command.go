@@ -66,7 +66,8 @@ func (m *Manager) Abort() *Call { return m.post(opAbort) }
 // is not being activated yet: it is for who asks from afar, and cannot see whether another release
 // has taken the place of the one that is meant. Its source must have ceased to offer it, for it is not
 // skipped: who has taken it back may offer it again. Wait returns [ErrNoUpdate] if that
-// release is not under way, and [ErrBusy] if it is too late. Both change nothing.
+// release is not under way, [ErrBusy] if it is too late, and [ErrNotNow] if too many commands wait.
+// All three change nothing.
 func (m *Manager) Withdraw(digest string) *Call { return m.postOf(opWithdraw, digest) }
 
 // Confirm marks the firmware on trial good, whatever Healthy says. A soak follows, if
@@ -100,7 +101,11 @@ func (m *Manager) postOf(o op, digest string) *Call {
 				}
 			}
 		default:
-			c.end(fmt.Errorf("%w: too many commands", ErrBusy))
+			busy := ErrBusy
+			if o == opWithdraw { // of which that would say that it is too late
+				busy = ErrNotNow
+			}
+			c.end(fmt.Errorf("%w: too many commands", busy))
 		}
 	}
 	return c

@@ -72,6 +72,13 @@ func TestWithdrawingHoldsBack(t *testing.T) {
 	if err := p.withdraw(t.Context(), "another"); !errors.Is(err, ota.ErrNotNow) || errors.Is(err, ota.ErrBusy) {
 		t.Errorf("another release: got %v, want %v, and not that it is too late", err, ota.ErrNotNow)
 	}
+	full := a.mgr.Withdraw(digest)
+	for range 20 {
+		full = a.mgr.Withdraw(digest)
+	}
+	if err := full.Wait(t.Context()); !errors.Is(err, ota.ErrNotNow) || errors.Is(err, ota.ErrBusy) {
+		t.Errorf("with too many commands before it: got %v, want %v, and not that it is too late", err, ota.ErrNotNow)
+	}
 	if a.askFor(t.Context(), &multi{}, p, "modbus") {
 		t.Error("who asks for the installation does not come back to see how it ends")
 	}
