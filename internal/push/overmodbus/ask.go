@@ -41,15 +41,15 @@ func (d *Device) status(ctx context.Context) (profile.Status, error) {
 	return profile.DecodeStatus(registers)
 }
 
-// displayReads is in how many requests the display is read, for it is longer than one can be.
-const displayReads = 2
+// displayParts are the registers of the display that are read with one request each, for it is longer
+// than one can be. They meet where a text begins: one that changes meanwhile would come torn.
+var displayParts = [...]uint16{0x40, profile.DisplaySize - 0x40} // the second one begins with the reason, +0A0
 
 // display reads the texts for people. A device that has none is as good as any other.
 func (d *Device) display(ctx context.Context) (profile.Display, error) {
-	const part = profile.DisplaySize / displayReads
 	registers := make([]uint16, 0, profile.DisplaySize)
-	for offset := uint16(0); offset < profile.DisplaySize; offset += part {
-		some, err := d.read(ctx, profile.OffsetDisplay+offset, part)
+	for _, part := range displayParts {
+		some, err := d.read(ctx, profile.OffsetDisplay+uint16(len(registers)), part)
 		if r, ok := errors.AsType[*Refused](err); ok && r.Exception == modbus.IllegalAddress {
 			return profile.Display{}, nil
 		}

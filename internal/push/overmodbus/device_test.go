@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -264,5 +265,46 @@ func TestOccupied(t *testing.T) {
 			t.Errorf("got the trouble %q, want it to name another master", trouble)
 		}
 		g.whole(f)
+	})
+}
+
+// A text that changes while the display is read comes whole, as it was or as it is.
+func TestTextsAreNotTorn(t *testing.T) {
+	release, f := file(t, 2000)
+	bubble(t, "another reason at each request", func(t *testing.T) {
+		reasons := [2]string{"the update manager is about to look at it", strings.Repeat("x", 150)}
+		var asked atomic.Int32
+		g := newRig(t, release, func(g *rig) {
+			g.change = append(g.change, func(c *sourcemodbus.Config) {
+				c.State = func() api.CheckinRequest {
+					h := g.state()
+					h.Status, h.UpdateVersion, h.UpdateDigest = ota.StatusReadyToApply, "1.1.0", release.Manifest.Digest
+					h.Reason = reasons[asked.Add(1)%2]
+					return h
+				}
+			})
+		})
+		defer g.end()
+		if err := g.send(t.Context(), f, 4); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.inbox().Request(); err != nil {
+			t.Fatal(err)
+		}
+		d := g.master(4)
+		defer d.Close()
+		if _, err := d.Identify(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for range 8 {
+			s, err := d.Status(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s.Reason != reasons[0] && s.Reason != reasons[1] {
+				t.Errorf("got %q, want one of %q", s.Reason, reasons)
+			}
+			asked.Add(int32(len(s.Reason) % 3)) // so that each of its requests meets either
+		}
 	})
 }

@@ -111,7 +111,7 @@ func (d *Device) Identify(ctx context.Context) (push.Identity, error) {
 	if err != nil {
 		return push.Identity{}, err
 	}
-	d.trip = min(d.trip, time.Since(begin)/displayReads)
+	d.trip = min(d.trip, time.Since(begin)/time.Duration(len(displayParts)))
 	id.Device, id.Product, id.Running = display.Device, display.Product, display.Running
 	return id, nil
 }
