@@ -6,16 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
+	"testing/synctest"
 
 	"github.com/interlock-energy/ota"
-	"github.com/interlock-energy/ota/bus/bustest"
 	"github.com/interlock-energy/ota/internal/inbox"
 	"github.com/interlock-energy/ota/otatest"
 )
 
-// The suite for sources: a tester brings the release, on a bus in real time that is
-// faster than any.
+// The suite for sources, in real time: a tester has brought the release.
 func TestConformance(t *testing.T) {
 	otatest.TestSource(t, func(t *testing.T) otatest.SourceUnderTest {
 		dir, state := t.TempDir(), t.TempDir()
@@ -25,27 +23,21 @@ func TestConformance(t *testing.T) {
 				if release != nil {
 					verify = release.Verify
 				}
-				r := newRig(t, verify, func(r *rig) {
-					r.real = true
-					r.bus = bustest.NewCAN(bustest.CANConfig{Bitrate: 50_000_000, Tap: r.tap})
-					t.Cleanup(func() { r.bus.Close() })
+				set := func(r *rig) {
 					r.box.Dir, r.config.StateDir = dir, state
-					r.config.Bitrate, r.config.Share, r.config.STmin, r.config.BlockSize = 1_000_000, 100, -1, 255
+					r.config.Share, r.config.STmin, r.config.BlockSize = 100, -1, 255
 					r.config.Log, r.box.Log = slog.New(slog.DiscardHandler), slog.New(slog.DiscardHandler)
-				})
-				if release == nil || r.inbox.State().Phase == inbox.Requested {
-					return r.Source
 				}
-				x := r.tester()
-				defer x.leave()
-				for answer := []byte(nil); answer == nil; answer = x.answer(20 * time.Millisecond) { // until it listens
-					if err := x.conn.Send(t.Context(), []byte{0x3E, 0}); err != nil {
-						t.Fatal(err)
-					}
+				if release != nil { // comes in simulated time: ISO-TP gives up after a second
+					synctest.Test(t, func(t *testing.T) {
+						if r := newRig(t, verify, set); r.inbox.State().Phase != inbox.Requested {
+							x := r.tester()
+							defer x.leave()
+							x.push(r, release.Bundle, 4093)
+						}
+					})
 				}
-				for x.answer(20*time.Millisecond) != nil {
-				}
-				x.push(r, release.Bundle, 4093)
+				r := newRig(t, verify, func(r *rig) { set(r); r.real = true })
 				return r.Source
 			},
 			Break: func(t *testing.T) {

@@ -4,7 +4,8 @@
 #
 #   tester.py PORT BUNDLE KEY.pem [STOP]
 #
-# STOP: go after so many blocks, without a word. Otherwise go on where the device says.
+# STOP: go when the device has so many bytes, without a word. It begins where the device says.
+# Exit code 3: no answer came, as on a computer that is busy for longer than ISO-TP waits.
 import os
 import subprocess
 import sys
@@ -43,9 +44,9 @@ bus = PythonCANSocket(bustype="slcan", channel=port, bitrate=500000, sleep_after
 device = ISOTPSoftSocket(bus, tx_id=0x7E0, rx_id=0x7E8, basecls=UDS, padding=True)
 
 
-def fail(why):
+def fail(why, code=1):
     print(why, file=sys.stderr, flush=True)
-    os._exit(1)
+    os._exit(code)
 
 
 def ask(request, first):
@@ -53,7 +54,7 @@ def ask(request, first):
     while True:
         got = device.sniff(count=1, timeout=20)
         if not got:
-            fail("no answer to %r" % request)
+            fail("no answer to %r" % request, 3)
         answer = bytes(got[0])
         if answer[:1] == b"\x7f" and answer[2:3] == b"\x78":
             continue
@@ -88,18 +89,18 @@ total, begin = int.from_bytes(progress[4:8], "big"), int.from_bytes(progress[8:1
 if total != len(data):
     begin = 0
 print("from", begin, flush=True)
-answer = ask(UDS_RD(dataFormatIdentifier=0, memorySizeLen=4, memoryAddressLen=4,
-                    memoryAddress4=begin, memorySize4=len(data) - begin), 0x74)
-most = int.from_bytes(answer[2:2 + (answer[1] >> 4)], "big") - 2
-counter, at = 1, begin
-while at < len(data):
-    if stop == 0:
-        os._exit(0)  # scapy's threads would go on
-    stop -= 1
-    ask(UDS_TD(blockSequenceCounter=counter & 0xFF, transferRequestParameterRecord=data[at:at + most]), 0x76)
-    at += most
-    counter += 1
-ask(UDS_RTE(), 0x77)
+if begin < len(data):
+    answer = ask(UDS_RD(dataFormatIdentifier=0, memorySizeLen=4, memoryAddressLen=4,
+                        memoryAddress4=begin, memorySize4=len(data) - begin), 0x74)
+    most = int.from_bytes(answer[2:2 + (answer[1] >> 4)], "big") - 2
+    counter, at = 1, begin
+    while at < len(data):
+        if at == stop:
+            os._exit(0)  # scapy's threads would go on
+        ask(UDS_TD(blockSequenceCounter=counter & 0xFF, transferRequestParameterRecord=data[at:at + most]), 0x76)
+        at += most
+        counter += 1
+    ask(UDS_RTE(), 0x77)
 for routine in (0x0202, 0xFF01, 0xF001):
     answer = ask(UDS_RC(routineControlType=1, routineIdentifier=routine), 0x71)
     print("%04X %s" % (routine, answer[4:].hex()), flush=True)
