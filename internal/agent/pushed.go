@@ -211,8 +211,17 @@ func (p *pushed) takenBack(digest string) error {
 	if err := p.withdrawn(digest).Wait(ctx); err != nil && !errors.Is(err, ota.ErrNoUpdate) { // which is: not in hand
 		return err
 	}
+	return p.forget(ctx, digest)
+}
+
+// forget takes a release out of the inbox that the manager has not, or not any more, in hand. If that is because it
+// was installed meanwhile, which the inbox may hear of only now, it was not taken back.
+func (p *pushed) forget(ctx context.Context, digest string) error {
 	if err := p.settle(ctx); err != nil { // it has ended by now
 		return err
+	}
+	if s := p.State(); s.Phase == inbox.Ended && s.Digest == digest && s.Outcome != nil && s.Outcome.Result == ota.Succeeded {
+		return fmt.Errorf("withdraw release %s: %w: it is installed, and has proven itself", s.Version, ota.ErrBusy)
 	}
 	if err := p.DropRelease(digest); err != nil && !errors.Is(err, inbox.ErrNone) {
 		return err

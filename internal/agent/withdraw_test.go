@@ -106,3 +106,23 @@ func TestWhatHasEndedIsNotOffered(t *testing.T) {
 		t.Errorf("got %+v, want that it has ended", s)
 	}
 }
+
+// What was installed before the manager was asked to give it up was not taken back, even if the bus has not heard of
+// that yet; what has ended in another way will not be installed, which is what was asked for.
+func TestInstalledIsNotTakenBack(t *testing.T) {
+	rel := otatest.NewSigningKey(t).Release(t, "1.1.0", 1000)
+	for result, want := range map[ota.Result]error{ota.Succeeded: ota.ErrBusy, ota.Aborted: nil, ota.Failed: nil} {
+		a, err := configured(t)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := a.newPushed(requested(t, rel), nil, false)
+		a.record.Store(&ota.Record{State: ota.Idle, Unsent: []ota.Report{{ID: "1", Digest: rel.Manifest.Digest, Version: "1.1.0", Result: result}}})
+		if err := p.forget(t.Context(), rel.Manifest.Digest); !errors.Is(err, want) || want == nil && err != nil {
+			t.Errorf("%s: got %v, want %v", result, err, want)
+		}
+		if s := p.State(); s.Phase != inbox.Ended || s.Outcome.Result != result {
+			t.Errorf("%s: got %+v, want that it has ended so", result, s)
+		}
+	}
+}

@@ -180,7 +180,7 @@ func (s *Source) abort(now *session, st inbox.State) (profile.Result, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.session, s.task, s.aborted = nil, nil, true
+	s.session, s.task, s.aborted = nil, nil, st.Phase != inbox.Ended // that has its own outcome
 	return profile.OK, nil
 }
 

@@ -240,3 +240,25 @@ func TestAbortByWhoLostTheSession(t *testing.T) {
 		}
 	})
 }
+
+// TestAbortOfWhatHasEnded: it changes nothing, also later, when another release has taken the place of the one
+// that was installed.
+func TestAbortOfWhatHasEnded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, m, _ := asking(t, ota.Idle, ota.StatusIdle)
+		report := func(id, digest string) {
+			if err := r.box.Report(t.Context(), ota.Report{ID: id, Digest: digest, Version: "1.1.0", Result: ota.Succeeded}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		report("1", r.release.Manifest.Digest)
+		m.do(m.with(profile.Abort))
+		if s := m.status(); s.State != profile.Confirmed {
+			t.Errorf("got %v, want %v", s.State, profile.Confirmed)
+		}
+		report("2", "another")
+		if s := m.status(); s.State != profile.Idle {
+			t.Errorf("after another release: got %v, want %v", s.State, profile.Idle)
+		}
+	})
+}
