@@ -191,7 +191,11 @@ func (f *pushFlags) push(ctx context.Context, e *env, d push.Device, file *push.
 	case errors.Is(err, push.ErrOccupied):
 		return hint(err, "wait until the other one has finished; --status shows what the device does")
 	case errors.Is(err, context.Canceled):
-		if !f.JSON {
+		switch {
+		case f.JSON:
+		case show.asked:
+			e.say("the device goes on by itself, and installs it as soon as it may; the same command watches it, and --abort instead of the file takes it back")
+		default:
 			e.say("what the device has stays there; the same command goes on with it, and --abort instead of the file takes it back")
 		}
 		return err

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -147,7 +148,7 @@ func TestPushAbort(t *testing.T) {
 		code           int
 		stdout, stderr string // patterns
 	}{
-		{[]string{"--abort"}, nil, exitNothing, `^$`, `there is nothing to take back: the device is idle`},
+		{[]string{"--abort"}, nil, exitNothing, `^$`, `there is nothing to take back: the device says: idle`},
 		{[]string{"--stage-only", d.bundle}, nil, exitOK, `verified`, ``},
 		{[]string{"--abort"}, nil, exitOK, `^1.1.0 was taken back: bess-7 does not install it\n$`, `verified 1.1.0`},
 		{[]string{"--abort"}, nil, exitNothing, `^$`, `nothing to take back`},
@@ -170,6 +171,40 @@ func TestPushAbort(t *testing.T) {
 		code, stdout, stderr := d.push(tt.args...)
 		if code != tt.code || !regexp.MustCompile(tt.stdout).MatchString(stdout) || !regexp.MustCompile(tt.stderr).MatchString(stderr) {
 			t.Errorf("%v: got exit code %d, %q and %q, want %d, %q and %q", tt.args, code, stdout, stderr, tt.code, tt.stdout, tt.stderr)
+		}
+	}
+}
+
+// untilSaid is standard error that calls then when a text was written to it.
+type untilSaid struct {
+	bytes.Buffer
+	text string
+	then func()
+}
+
+func (u *untilSaid) Write(b []byte) (int, error) {
+	defer func() {
+		if strings.Contains(u.String(), u.text) {
+			u.then()
+		}
+	}()
+	return u.Buffer.Write(b)
+}
+
+// Who interrupts is told whether that ends anything: a device that was asked to install goes on.
+func TestPushInterrupted(t *testing.T) {
+	d := newPushed(t)
+	for _, tt := range []struct{ at, want string }{
+		{"over Modbus TCP", `what the device has stays there; the same command goes on`},
+		{"waiting 1.1.0", `the device goes on by itself, and installs it as soon as it may; (.|\n)*--abort`},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		errs := &untilSaid{text: tt.at, then: cancel}
+		e := &env{stdout: io.Discard, stderr: errs, getenv: func(string) string { return "" }, now: time.Now}
+		code := run(ctx, []string{"push", "modbus", "--to", d.address, d.bundle}, e)
+		cancel()
+		if code != exitInterrupted || !regexp.MustCompile(tt.want).MatchString(errs.String()) {
+			t.Errorf("at %q: got exit code %d and %q, want %d and %q", tt.at, code, errs, exitInterrupted, tt.want)
 		}
 	}
 }

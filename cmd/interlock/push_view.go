@@ -16,6 +16,7 @@ type pushView struct {
 	file   *push.File
 	device string // for people
 	known  bool   // a device has said who it is
+	asked  bool   // it was asked to install the file
 	err    error  // standard output is gone
 
 	first, last int64     // bytes: where the transfer began, and now
@@ -33,6 +34,7 @@ const (
 
 func (v *pushView) event(ev push.Event) {
 	v.known = v.known || ev.Kind == push.KindIdentity
+	v.asked = v.asked || ev.Status != nil && ev.Status.State >= push.WaitSafe // only who has asked is told of states
 	switch {
 	case v.json && (ev.Kind != push.KindProgress && ev.Kind != push.KindNumbers || v.due(jsonEvery, ev.Done)):
 		if err := v.printLine(ev); err != nil && v.err == nil {

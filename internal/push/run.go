@@ -90,6 +90,9 @@ func (r *runner) within(ctx context.Context, work func(context.Context) error) e
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if r.last == (Status{}) {
+		return fmt.Errorf("%w, %v: the device has not said yet what it does", ErrUnfinished, r.Timeout)
+	}
 	if r.last.State == WaitSafe && !r.takesBack {
 		return fmt.Errorf("in %v: %w", r.Timeout, r.last.Refusal())
 	}

@@ -72,6 +72,9 @@ func (s *Status) Err() error {
 	case Failed:
 		return Fail(s.Result.Code(), "the device refused the release or could not install it: %s", why)
 	case Aborted:
+		if why == ota.ErrAborted.Error() {
+			return ota.ErrAborted
+		}
 		return fmt.Errorf("%w: %s", ota.ErrAborted, why)
 	}
 	return nil

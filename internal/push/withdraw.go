@@ -58,7 +58,7 @@ func (r *runner) withdraw(ctx context.Context) (was Status, err error) {
 		case s.State == Restarting, s.State == Trial, s.State.Ended() && asked:
 			return was, Fail(ErrTooLate, "it is too late to take %s back: the device is %s", or(s.Version, "the release"), s)
 		case gone, s.State.Ended():
-			return was, Fail(ErrNothing, "there is nothing to take back: the device is %s", s)
+			return was, Fail(ErrNothing, "there is nothing to take back: the device says: %s", s)
 		}
 		if !asked {
 			was, asked = s, true

@@ -29,7 +29,7 @@ func TestWithdraw(t *testing.T) {
 		{name: "waiting", script: []answer{is(push.WaitSafe), is(push.Aborted)}, aborts: 1, was: push.WaitSafe},
 		{name: "a part", script: []answer{is(push.Receiving), is(push.Idle)}, aborts: 1, was: push.Receiving},
 		{name: "being written", script: []answer{is(push.Installing), is(push.Installing), is(push.Aborted)}, aborts: 2, was: push.Installing},
-		{name: "nothing", script: []answer{is(push.Idle)}, want: push.ErrNothing, text: "the device is idle"},
+		{name: "nothing", script: []answer{is(push.Idle)}, want: push.ErrNothing, text: "the device says: idle"},
 		{name: "before", script: []answer{is(push.Aborted)}, want: push.ErrNothing, text: "aborted"},
 		{name: "proven", script: []answer{is(push.Confirmed)}, want: push.ErrNothing, text: "proven"},
 		{name: "went back", script: []answer{is(push.RolledBack)}, want: push.ErrNothing, text: "rolled back"},
@@ -41,6 +41,7 @@ func TestWithdraw(t *testing.T) {
 		{name: "occupied", script: []answer{is(push.WaitSafe)}, abort: []error{busy}, aborts: 1, was: push.WaitSafe, want: push.ErrOccupied},
 		{name: "answers are lost", script: []answer{lineLost, lineLost, is(push.WaitSafe), lineLost, is(push.WaitSafe), is(push.Aborted)}, abort: []error{lineLost.err}, aborts: 2, was: push.WaitSafe},
 		{name: "its answer is lost, and it was done", script: []answer{is(push.WaitSafe), lineLost, is(push.Idle)}, abort: []error{lineLost.err}, aborts: 1, was: push.WaitSafe},
+		{name: "it says nothing any more", script: []answer{lineLost}, opts: push.Options{Timeout: time.Minute}, want: push.ErrUnfinished, text: "has not said yet what it does"},
 		{name: "the device has gone", script: []answer{is(push.WaitSafe), lineLost}, opts: push.Options{Timeout: time.Minute}, aborts: 1, was: push.WaitSafe, want: push.ErrUnfinished, text: "waiting"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -67,5 +68,15 @@ func TestWithdraw(t *testing.T) {
 	}
 	if errors.Is(push.ErrTooLate, push.ErrOccupied) || !errors.Is(push.ErrNothing, ota.ErrNoUpdate) {
 		t.Error("too late looks like another master, or nothing not like nothing")
+	}
+}
+
+// What the device says is not said twice.
+func TestAbortedOnce(t *testing.T) {
+	for reason, want := range map[string]string{"aborted by a person": "aborted by a person", "given up over the bus": "aborted by a person: given up over the bus"} {
+		s := push.Status{State: push.Aborted, Reason: reason}
+		if got := s.Err(); got == nil || got.Error() != want || !errors.Is(got, ota.ErrAborted) {
+			t.Errorf("%q: got %v, want %s", reason, got, want)
+		}
 	}
 }
