@@ -29,7 +29,7 @@ func Map() []Row {
 		{0x06, 1, "idle_timeout", "u16", "s", "R", "without a write for so long the session is dropped; what was received stays"},
 		{0x07, 1, "components", "u16", "", "R", "number of components"},
 		{0x08, 2, "max_size", "u32", "byte", "R", "of a transfer"},
-		{0x0A, 2, "there_size", "u32", "byte", "R", "of the transfer that is there, as in its OPEN; 0: nothing is, or the device does not say"},
+		{0x0A, 2, "there_size", "u32", "byte", "R", "of the transfer that is there, or was there last, as in its OPEN; 0: there was none, or the device does not say"},
 		{0x0C, 1, "there_format", "u16", "", "R", "as in its OPEN"},
 		{0x10, 16, "there_sha256", "bytes", "", "R", "as in its OPEN: a master that has lost its session, or never had it, sends RESUME with these"},
 
