@@ -145,7 +145,7 @@ type Inbox struct {
 	compactAt   int64 // size of the journal from which on it is written anew
 	frozen      bool  // nothing is appended to the journal
 	rewrite     bool  // the journal on the medium is not what was written: write it anew
-	recalled    bool  // with rewrite: what was given up may still be asked for on the medium
+	recalled    bool  // what was given up may still be asked for on the medium, until the journal was written anew and synced
 	changes     int   // of what cannot be appended to a journal that is being written anew
 	data        durable.File
 	garbage     []rubbish

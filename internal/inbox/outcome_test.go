@@ -202,10 +202,17 @@ func TestDropOnAFullDisk(t *testing.T) {
 	wantOffered(t, b, rel)
 }
 
-// forgetful is a disk of which a sync of the journal can be refused.
+// forgetful is a disk of which a sync of the journal, or of the names, can be refused.
 type forgetful struct {
 	*otatest.Disk
-	no atomic.Bool
+	no, noNames atomic.Bool
+}
+
+func (d *forgetful) SyncDir(name string) error {
+	if d.noNames.Load() {
+		return syscall.EIO
+	}
+	return d.Disk.SyncDir(name)
 }
 
 func (d *forgetful) OpenFile(name string, flag int, perm fs.FileMode) (durable.File, error) {
@@ -246,8 +253,14 @@ func TestTakenBackForGood(t *testing.T) {
 					t.Error("it is taken back on a disk that does not keep that")
 				}
 			}
+			disk.noNames.Store(true)
 			disk.no.Store(false)
-			for range 60 { // until the journal was written anew
+			time.Sleep(time.Minute) // the journal was written anew, and the old one may come back
+			if err := drop(b); err == nil || errors.Is(err, inbox.ErrNone) {
+				t.Errorf("got %v on a disk that may show the old journal again", err)
+			}
+			disk.noNames.Store(false)
+			for range 60 { // until its name is on the medium
 				if err := drop(b); err == nil || errors.Is(err, inbox.ErrNone) {
 					break
 				}

@@ -308,7 +308,7 @@ func (b *Inbox) dropNow(digest string) error {
 	switch {
 	case b.closed:
 		return errClosed
-	case b.rewrite && (digest != "" || b.s.Asked || b.recalled): // what is on the medium may still ask for it
+	case b.recalled, b.rewrite && (digest != "" || b.s.Asked): // what is on the medium may still ask for it
 		b.wake()
 		return diskError("give a transfer up", errRewritten)
 	case digest != "" && b.s.Digest != digest:

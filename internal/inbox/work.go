@@ -167,6 +167,7 @@ func (b *Inbox) sync() {
 			for i := range b.garbage[:garbage] {
 				b.garbage[i].safe = true
 			}
+			b.recalled = false // the name of a journal that was written anew is on the medium, too
 		}
 		if dataErr == nil && err == nil {
 			return
