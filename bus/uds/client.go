@@ -209,10 +209,25 @@ func (c *Client) once(ctx context.Context, pdu []byte) ([]byte, error) {
 		if ctx.Err() != nil || isClosed(err) {
 			return nil, err
 		}
+		if answer := c.cameMeanwhile(pdu); answer != nil {
+			return answer, nil
+		}
 		// The server may have it all the same, if it was the last frame's turn.
 		return nil, fmt.Errorf("%w: send: %w", ErrNoAnswer, err)
 	}
 	return c.await(ctx, pdu)
+}
+
+// cameMeanwhile returns a positive answer to pdu that came while it was sent, which is that to the same
+// request before; nil: none did.
+func (c *Client) cameMeanwhile(pdu []byte) []byte {
+	for len(c.answers) > 0 {
+		if answer := <-c.answers; belongs(answer, pdu) && answer[0] != negative {
+			c.heard()
+			return answer
+		}
+	}
+	return nil
 }
 
 // heard notes that the server knows that we are there, or was told at least.

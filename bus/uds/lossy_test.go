@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -188,4 +189,49 @@ func TestSeedAgain(t *testing.T) {
 			x.must(step[0], step[1])
 		}
 	})
+}
+
+// halfwayConn is a fake line that gives a request up after a second, as ISO-TP does; meanwhile answers come.
+type halfwayConn struct {
+	*pipe
+	far     *pipe
+	answers [][]byte
+}
+
+func (h *halfwayConn) Send(ctx context.Context, pdu []byte) error {
+	for _, a := range h.answers {
+		if err := h.far.Send(ctx, a); err != nil {
+			return err
+		}
+	}
+	<-time.After(time.Second)
+	return errors.New("no flow control within 1s")
+}
+
+// A block that is sent again is acknowledged by a late answer to the block before, which is the same,
+// even if this time it does not get through. Other answers, and refusals, are none.
+func TestAnswerWhileSending(t *testing.T) {
+	for name, tt := range map[string]struct {
+		answers [][]byte
+		want    error
+	}{
+		"the answer":           {[][]byte{{0x7F, 0x36, 0x78}, {0x76, 0x11}}, nil},
+		"of the block before":  {[][]byte{{0x76, 0x10}}, uds.ErrNoAnswer},
+		"of something else":    {[][]byte{{0x62, 0xFD, 0x03, 0}}, uds.ErrNoAnswer},
+		"a refusal":            {[][]byte{{0x7F, 0x36, 0x73}}, uds.ErrNoAnswer},
+		"it asks for patience": {[][]byte{{0x7F, 0x36, 0x78}}, uds.ErrNoAnswer},
+		"nothing":              {nil, uds.ErrNoAnswer},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, far := newPipe()
+				c := uds.NewClient(&halfwayConn{near, far, tt.answers}, uds.ClientConfig{})
+				defer c.Close()
+				got, err := c.Request(t.Context(), []byte{0x36, 0x11, 1, 2, 3})
+				if !errors.Is(err, tt.want) || err == nil && !slices.Equal(got, []byte{0x76, 0x11}) {
+					t.Errorf("got % X, %v, want %v", got, err, tt.want)
+				}
+			})
+		})
+	}
 }
