@@ -130,15 +130,10 @@ func statuses(d *otatest.Device) *[]string {
 	return &seen
 }
 
-// freePort returns a port that was free a moment ago.
+// freePort returns a port on loopback where nobody listens.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
+	_, port, err := net.SplitHostPort(otatest.FreeAddr(t))
 	if err != nil {
 		t.Fatal(err)
 	}

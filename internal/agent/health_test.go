@@ -16,6 +16,7 @@ import (
 
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/gate/bms"
+	"github.com/interlock-energy/ota/otatest"
 )
 
 func TestHealth(t *testing.T) {
@@ -36,12 +37,7 @@ func TestHealth(t *testing.T) {
 	}
 	open := l.Addr().String()
 	defer l.Close()
-	l2, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := l2.Addr().String()
-	l2.Close()
+	closed := otatest.NobodyAddr(t)
 
 	at := func(r bms.Reading) bms.Reader {
 		return func(context.Context) (bms.Reading, error) { return r, nil }

@@ -21,6 +21,7 @@ import (
 	"github.com/interlock-energy/ota/internal/inbox"
 	"github.com/interlock-energy/ota/internal/push"
 	"github.com/interlock-energy/ota/internal/push/overmodbus"
+	"github.com/interlock-energy/ota/otatest"
 )
 
 // pushInto puts a bundle into the inbox of a bus, and asks for its installation, as an earlier life of
@@ -103,12 +104,7 @@ func TestWithdrawOverABus(t *testing.T) {
 		t.Run(fmt.Sprintf("consent %v", consent), func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t)
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			address := l.Addr().String()
-			l.Close()
+			address := otatest.FreeAddr(t)
 			s.withModbus()
 			s.config = strings.Replace(s.config, "{listen: '127.0.0.1:0', consent: true}", fmt.Sprintf("{listen: '%s', consent: %v, allow_plain: true, allow: [127.0.0.1]}", address, consent), 1)
 			s.config = strings.Replace(s.config, "automatic_update: false", fmt.Sprintf("automatic_update: %v", !consent), 1)

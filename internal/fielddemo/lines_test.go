@@ -36,17 +36,6 @@ func disturbed(seed uint64) bustest.Faults {
 	return bustest.Faults{Seed: seed, Lose: 0.1, Double: 0.1, Reorder: 0.1}
 }
 
-// freePort returns an address that nobody listens on now.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // modbusBlock is the [bustest.Key] of a block of the register profile: FC 16, or the write
 // of FC 23, to +100.
 func modbusBlock(pdu []byte) (string, bool) {
@@ -101,7 +90,7 @@ func modbusLine(source string, tap *bustest.Tap, tcp bool, to ...string) line {
 // plainTCP is a connection that breaks at every tenth frame.
 func plainTCP(t *testing.T, seed uint64) line {
 	t.Helper()
-	server, tap := freePort(t), new(bustest.Tap)
+	server, tap := otatest.FreeAddr(t), new(bustest.Tap)
 	proxy, err := bustest.ProxyTo(server, bustest.ProxyConfig{Faults: bustest.Faults{Seed: seed, Cut: 0.1}, Delay: 5 * time.Millisecond, Tap: tap})
 	if err != nil {
 		t.Fatal(err)
@@ -199,7 +188,7 @@ func secure(t *testing.T, seed uint64) line {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, tap := freePort(t), new(bustest.Tap)
+	server, tap := otatest.FreeAddr(t), new(bustest.Tap)
 	l, err := tls.Listen("tcp", "127.0.0.1:0", asDevice)
 	if err != nil {
 		t.Fatal(err)

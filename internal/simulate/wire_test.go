@@ -315,12 +315,7 @@ func TestStartFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := free.Addr().String()
-	free.Close()
+	address := otatest.FreeAddr(t)
 	for name, cfg := range map[string]simulate.Config{
 		"taken":   {SunSpec: address, HTTP: l.Addr().String()},
 		"no port": {SunSpec: address, RTU: simulate.Line{Path: filepath.Join(t.TempDir(), "none")}},

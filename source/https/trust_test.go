@@ -223,13 +223,8 @@ func TestRedirects(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
 	t.Run("nobody listens", func(t *testing.T) {
-		url := "https://" + l.Addr().String()
+		url := "https://" + otatest.NobodyAddr(t)
 		_, err := newSource(t, https.Config{URL: url, Device: "d1", Product: "bess"}).Latest(t.Context())
 		expect(t, err, ota.ErrConnectivity, "reach "+url)
 	})

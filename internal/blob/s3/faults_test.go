@@ -21,13 +21,14 @@ import (
 	"github.com/interlock-energy/ota/internal/blob"
 	"github.com/interlock-energy/ota/internal/blob/s3"
 	"github.com/interlock-energy/ota/internal/blob/s3/s3test"
+	"github.com/interlock-energy/ota/otatest"
 )
 
 // What people do wrong is said in a sentence, with what to do.
 func TestWhatIsWrongIsSaid(t *testing.T) {
 	server := s3test.Start(t, s3test.Options{})
 	reader := server.AddUser(t, "s3:GetObject", "s3:ListBucket")
-	closed := "http://" + closedAddr(t)
+	closed := "http://" + otatest.NobodyAddr(t)
 	redirecting := answering(t, http.StatusMovedPermanently, "PermanentRedirect", "X-Amz-Bucket-Region: eu-west-3")
 	skewed := answering(t, http.StatusForbidden, "RequestTimeTooSkewed")
 	for _, tt := range []struct {
@@ -88,7 +89,7 @@ func TestUnavailable(t *testing.T) {
 		want     bool
 	}{
 		"asks for patience": {answering(t, http.StatusServiceUnavailable, "SlowDown"), true},
-		"nobody there":      {"http://" + closedAddr(t), true},
+		"nobody there":      {"http://" + otatest.NobodyAddr(t), true},
 		"refuses":           {answering(t, http.StatusForbidden, "AccessDenied"), false},
 		"is elsewhere":      {answering(t, http.StatusMovedPermanently, "PermanentRedirect"), false},
 		"has it not":        {server.Endpoint, false},
@@ -376,16 +377,6 @@ func newLine(t *testing.T, server *s3test.Server, after int64, cuts int32) *line
 		}
 	}()
 	return out
-}
-
-func closedAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // answering is a stand-in for a server that says one thing to everybody.
