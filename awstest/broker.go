@@ -13,6 +13,8 @@ import (
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/interlock-energy/ota/otatest"
 )
 
 // alpn is the protocol's name on port 443 (AWS IoT Core developer guide, "Device
@@ -57,7 +59,7 @@ func StartBroker(t testing.TB, ca *CA, services ...Service) *Broker {
 	b := &Broker{
 		ca: ca, tls: ca.serverTLS(t), fatal: t.Errorf, services: services,
 		clients: func(thing string) *tls.Config { return ca.ClientTLS(t, thing) },
-		addrs:   [2]string{"127.0.0.1:0", "127.0.0.1:0"}, down: make(chan struct{}),
+		addrs:   [2]string{otatest.FreeAddr(t), otatest.FreeAddr(t)}, down: make(chan struct{}),
 	}
 	close(b.down)
 	b.top = b.tls.Clone()

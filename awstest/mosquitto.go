@@ -37,12 +37,7 @@ func StartMosquitto(t testing.TB, ca *CA) *Mosquitto {
 	t.Helper()
 	m := &Mosquitto{t: t, ca: ca, program: otatest.Tool(t, "mosquitto")}
 	// The program cannot be asked which port it took, so one is chosen for it.
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatalf("find a free port for mosquitto: %v", err)
-	}
-	m.addr = l.Addr().String()
-	l.Close()
+	m.addr = otatest.FreeAddr(t)
 	m.configure()
 	m.Start()
 	t.Cleanup(m.Kill)

@@ -97,7 +97,7 @@ func Start(t testing.TB, o Options) *Server {
 		args, scheme = append(args, "--cert", cert, "--key", key), "https"
 	}
 	for try := 1; ; try++ { // somebody may take the port first
-		addr := freeAddr(t)
+		addr := otatest.FreeAddr(t)
 		s.Endpoint = scheme + "://" + addr
 		err := s.start(t, slices.Concat(args, []string{"--port", addr}, metadata, []string{s.Dir}))
 		if err == nil {
@@ -130,16 +130,6 @@ func program(t testing.TB) string {
 		}
 	}
 	return otatest.Tool(t, "versitygw")
-}
-
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // start returns when the server answers. It ends with the test.
