@@ -71,7 +71,14 @@ func OpenSLCAN(ctx context.Context, rwc io.ReadWriteCloser, c SLCANConfig) (*SLC
 	if c.ListenOnly {
 		open = "L"
 	}
-	if err := s.enter(ctx, "S"+string(rate), open); err != nil {
+	var err error
+	for _, quiet := range settled {
+		// What refuses may have been a late answer to an earlier command.
+		if err = s.enter(ctx, quiet, "S"+string(rate), open); !errors.Is(err, ErrRefused) {
+			break
+		}
+	}
+	if err != nil {
 		s.queue.end(ErrClosed)
 		s.write.close()
 		return nil, errors.Join(fmt.Errorf("open the CAN adapter at %d bit/s: %w", c.Bitrate, err), rwc.Close())
@@ -79,11 +86,12 @@ func OpenSLCAN(ctx context.Context, rwc io.ReadWriteCloser, c SLCANConfig) (*SLC
 	return s, nil
 }
 
-// settled is how long no answer must come until all answers to older commands have.
-const settled = 50 * time.Millisecond
+// settled is how long no answer must come until all answers to older commands have: at the first try, and at those
+// after a refusal.
+var settled = [...]time.Duration{50 * time.Millisecond, 200 * time.Millisecond, 800 * time.Millisecond}
 
-// enter takes the adapter from whatever state it was left in onto the bus.
-func (s *SLCAN) enter(ctx context.Context, commands ...string) error {
+// enter takes the adapter from whatever state it was left in onto the bus, once it has been quiet for so long.
+func (s *SLCAN) enter(ctx context.Context, settled time.Duration, commands ...string) error {
 	// Empty lines end what is left in the adapter's buffer. Adapters answer them or not,
 	// and refuse C if they are not open, so these answers mean nothing; but they must not
 	// be taken for answers to what follows.

@@ -179,6 +179,13 @@ func TestSLCANOpen(t *testing.T) {
 			}
 			return "\r"
 		}, can.SLCANConfig{}, "", nil},
+		{"was closed already, and is on a busy computer", func(s string) string {
+			if s == "C" {
+				<-time.After(150 * time.Millisecond)
+				return "\a"
+			}
+			return "\r"
+		}, can.SLCANConfig{}, "", nil},
 		{"refuses the rate", func(s string) string {
 			if s == "S6" {
 				return "\a"
