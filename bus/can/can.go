@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/interlock-energy/ota/bus/crash"
 )
@@ -188,7 +189,7 @@ type Stats struct {
 }
 
 // crashes keeps account of panics: nil, which is the process's, but in tests that panic on purpose.
-var crashes *crash.Log
+var crashes atomic.Pointer[crash.Log]
 
 // Filter lets frames pass whose identifier is ID where Mask has ones, and that are
 // extended or not, as the filter is. Remote frames pass as data frames do.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"testing"
 
@@ -36,8 +35,8 @@ func (c crashing) Write(p []byte) (int, error) {
 
 // TestPanic has what is below each kind of link panic: the link is down, and that is all.
 func TestPanic(t *testing.T) {
-	crashes = &crash.Log{Logger: slog.New(slog.DiscardHandler), Told: func(crash.Crash) {}}
-	defer func() { crashes = nil }()
+	crashes.Store(crashtest.Expected())
+	defer crashes.Store(nil)
 	dialed := 0
 	converter := NewTCP13("converter", TCP13Config{Redial: 1, Dial: func(context.Context, string) (net.Conn, error) {
 		if dialed++; dialed == 1 {

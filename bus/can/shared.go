@@ -190,7 +190,7 @@ func (s *Shared) run(ctx context.Context, l *life) {
 
 // open opens the link when its time has come.
 func (s *Shared) open(ctx context.Context) (_ Bus, err error) {
-	defer crashes.Catch("open a CAN link", func(e error) { err = fmt.Errorf("%w: %w", ErrDown, e) })
+	defer crashes.Load().Catch("open a CAN link", func(e error) { err = fmt.Errorf("%w: %w", ErrDown, e) })
 	s.mu.Lock()
 	wait := time.Until(s.next)
 	s.mu.Unlock()
@@ -215,7 +215,7 @@ func (s *Shared) open(ctx context.Context) (_ Bus, err error) {
 
 // listen gives every frame to every user until the link is lost or nobody is there.
 func (s *Shared) listen(ctx context.Context, l *life, link Bus) (err error) {
-	defer crashes.Catch("listen to a CAN link", func(e error) { err = fmt.Errorf("%w: %w", ErrDown, e) })
+	defer crashes.Load().Catch("listen to a CAN link", func(e error) { err = fmt.Errorf("%w: %w", ErrDown, e) })
 	for {
 		f, err := link.Receive(ctx)
 		switch {

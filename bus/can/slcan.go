@@ -244,7 +244,7 @@ func (s *SLCAN) Close() error {
 
 // listen reads what the adapter says until the link is lost.
 func (s *SLCAN) listen() {
-	defer crashes.Catch("read the CAN adapter", func(err error) { s.queue.end(fmt.Errorf("%w: %w", ErrDown, err)) })
+	defer crashes.Load().Catch("read the CAN adapter", func(err error) { s.queue.end(fmt.Errorf("%w: %w", ErrDown, err)) })
 	var l lines
 	buf := make([]byte, 512)
 	for {
@@ -267,7 +267,7 @@ func (s *SLCAN) listen() {
 
 // heard takes one line without its end, which is CR or BEL.
 func (s *SLCAN) heard(line []byte, end byte) {
-	defer crashes.Catch("read a line of a CAN adapter", nil) // the next line is another one
+	defer crashes.Load().Catch("read a line of a CAN adapter", nil) // the next line is another one
 	if end == bel {
 		if len(line) > 0 {
 			s.queue.count(func(st *Stats) { st.Garbage++ })

@@ -157,7 +157,7 @@ func newWriter(w io.Writer) *writer {
 }
 
 func writeOne(w io.Writer, b []byte) (err error) {
-	defer crashes.Catch("write to a CAN adapter", func(e error) { err = e })
+	defer crashes.Load().Catch("write to a CAN adapter", func(e error) { err = e })
 	_, err = w.Write(b)
 	return err
 }

@@ -188,7 +188,7 @@ func (t *TCP13) link(ctx context.Context) (net.Conn, error) {
 }
 
 func (t *TCP13) dial(ctx context.Context, wait time.Duration) (_ net.Conn, err error) {
-	defer crashes.Catch("connect to a CAN converter", func(e error) { err = fmt.Errorf("%w: %w", ErrDown, e) })
+	defer crashes.Load().Catch("connect to a CAN converter", func(e error) { err = fmt.Errorf("%w: %w", ErrDown, e) })
 	if wait > 0 {
 		timer := time.NewTimer(wait)
 		defer timer.Stop()
@@ -244,7 +244,7 @@ func (t *TCP13) Receive(ctx context.Context) (f Frame, err error) {
 		return Frame{}, ctx.Err()
 	}
 	defer func() { <-t.reading }()
-	defer crashes.Catch("read frames of a CAN converter", func(e error) {
+	defer crashes.Load().Catch("read frames of a CAN converter", func(e error) {
 		if t.of != nil { // what has come is not looked at again
 			t.drop(t.of)
 			t.of, t.stream = nil, stream13{}
