@@ -13,8 +13,6 @@ import (
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
-
-	"github.com/interlock-energy/ota/otatest"
 )
 
 // alpn is the protocol's name on port 443 (AWS IoT Core developer guide, "Device
@@ -34,7 +32,7 @@ type Broker struct {
 	box      *outbox
 
 	mu    sync.Mutex
-	addrs [2]string
+	addrs [2]string     // "": not chosen yet
 	now   *run          // nil: down
 	down  chan struct{} // closed when the last run has ended
 
@@ -59,7 +57,7 @@ func StartBroker(t testing.TB, ca *CA, services ...Service) *Broker {
 	b := &Broker{
 		ca: ca, tls: ca.serverTLS(t), fatal: t.Errorf, services: services,
 		clients: func(thing string) *tls.Config { return ca.ClientTLS(t, thing) },
-		addrs:   [2]string{otatest.FreeAddr(t), otatest.FreeAddr(t)}, down: make(chan struct{}),
+		down:    make(chan struct{}),
 	}
 	close(b.down)
 	b.top = b.tls.Clone()
@@ -75,6 +73,9 @@ func StartBroker(t testing.TB, ca *CA, services ...Service) *Broker {
 		s.Attach(b.box.post)
 	}
 	b.Start()
+	if b.Addr() == "" {
+		t.FailNow() // Start has said why
+	}
 	t.Cleanup(func() {
 		b.Stop()
 		b.box.close()
@@ -135,7 +136,7 @@ func (b *Broker) start() error {
 		return err
 	}
 	for i, config := range []*tls.Config{b.tls, b.top} {
-		l, err := tls.Listen("tcp", b.addrs[i], config)
+		l, err := listenAgain(b.addrs[i])
 		if err != nil {
 			for _, l := range r.open {
 				l.Close()
@@ -143,7 +144,7 @@ func (b *Broker) start() error {
 			return err
 		}
 		b.addrs[i] = l.Addr().String()
-		if err := r.listen(b, fmt.Sprint("port", i), l); err != nil {
+		if err := r.listen(b, fmt.Sprint("port", i), tls.NewListener(l, config)); err != nil {
 			return err
 		}
 	}

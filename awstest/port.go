@@ -1,11 +1,16 @@
 package awstest
 
 import (
+	"errors"
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
+	"time"
 
 	"github.com/mochi-mqtt/server/v2/listeners"
+
+	"github.com/interlock-energy/ota/otatest"
 )
 
 // port is where a run of the broker listens. It wraps connections, so that faults can
@@ -23,6 +28,20 @@ type port struct {
 }
 
 var _ listeners.Listener = (*port)(nil)
+
+// listenAgain listens at addr, or at the first time, "", wherever nobody does. Somebody else may have taken addr
+// while the broker was down, for a moment.
+func listenAgain(addr string) (net.Listener, error) {
+	if addr == "" {
+		return otatest.Listen()
+	}
+	for began := time.Now(); ; <-time.After(20 * time.Millisecond) {
+		l, err := net.Listen("tcp", addr)
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Since(began) > time.Minute {
+			return l, err
+		}
+	}
+}
 
 // listen adds a port to the run. It accepts nothing before the server serves.
 func (r *run) listen(b *Broker, id string, l net.Listener) error {

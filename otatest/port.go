@@ -8,21 +8,35 @@ import (
 	"testing"
 )
 
-// FreeAddr returns host:port on loopback where nobody listens, for a program that is to listen there.
-// It is none of those that the system gives to who asks for any port, as every connection and
-// most other tests do: one of them would take it before the program does.
-func FreeAddr(t testing.TB) string {
-	t.Helper()
-	const from, to = 20000, 32000 // Linux gives 32768 to 60999, other systems 49152 and more
+// Ports that tests choose. Linux gives 32768 to 60999 to who asks for any, other systems 49152 and more.
+const (
+	firstPort = 20000
+	lastPort  = 32000
+)
+
+// Listen listens on loopback, on a port that is none of those that the system gives to who asks for any, as every
+// connection and most other tests do. So it stays free for a while after it was closed.
+func Listen() (net.Listener, error) {
+	var err error
 	for range 100 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", from+rand.IntN(to-from)))
-		if err == nil {
-			defer l.Close()
-			return l.Addr().String()
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", firstPort+rand.IntN(lastPort-firstPort))); err == nil {
+			return l, nil
 		}
 	}
-	t.Fatalf("find a free port from %d to %d: there is none", from, to)
-	return ""
+	return nil, fmt.Errorf("find a free port from %d to %d: %w", firstPort, lastPort, err)
+}
+
+// FreeAddr returns host:port on loopback where nobody listens, for a program that is to listen there.
+// See [Listen].
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
 }
 
 // NobodyAddr returns host:port on loopback that refuses every connection until the test ends: nobody
