@@ -114,7 +114,7 @@ func (b *Inbox) reread(p []byte, at int64) error {
 		return nil
 	}
 	b.cfg.Log.Warn("what was received cannot be read, and is asked for again", "offset", at, "bytes", len(p), "error", err)
-	b.drop(span{at, at + int64(len(p))})
+	b.drop(span{at, at + int64(len(p))}, nil)
 	return err
 }
 

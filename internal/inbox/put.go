@@ -151,7 +151,7 @@ func (b *Inbox) compare(at int64, p []byte) error {
 		return nil
 	})
 	for _, part := range lost {
-		b.drop(part)
+		b.drop(part, nil)
 	}
 	return err
 }
@@ -195,8 +195,8 @@ func (b *Inbox) spaceError(err error) error {
 	return err
 }
 
-// drop forgets bytes that are there, so that they are asked for again.
-func (b *Inbox) drop(part span) {
+// drop forgets bytes that are there, so that they are asked for again. State shows why, unless that is nil.
+func (b *Inbox) drop(part span, why error) {
 	var p []byte
 	for at := part.from; at < part.to; at += maxWholeCell {
 		p = appendCell(p, cellDrop, 0, at, min(part.to-at, maxWholeCell))
@@ -215,6 +215,9 @@ func (b *Inbox) drop(part span) {
 	b.update(func() {
 		b.got.remove(part.from, part.to)
 		b.settle()
+		if why != nil {
+			b.err = why
+		}
 	})
 	b.wake()
 }

@@ -137,7 +137,7 @@ func (b *Inbox) begin(s *state) error {
 		if terr := b.data.Truncate(0); terr != nil {
 			return errors.Join(err, terr)
 		}
-		b.drop(span{0, b.base + b.s.Size})
+		b.drop(span{0, b.base + b.s.Size}, nil)
 		err = b.write(cellBegin, s)
 	}
 	if err != nil {

@@ -170,8 +170,7 @@ func (v *verification) gone(err error) error {
 			_ = b.data.Close() // nothing in it has a name any more
 			b.data = nil
 		}
-		b.drop(span{0, b.base + b.s.Size})
-		b.update(func() { b.err = diskError("verify what was received", err) })
+		b.drop(span{0, b.base + b.s.Size}, diskError("verify what was received", err))
 		if err := b.take(0, head(b.signed)); err != nil {
 			return err
 		}
@@ -196,7 +195,7 @@ func (v *verification) envelope(f durable.File, sum hash.Hash) error {
 		}
 		if n < len(got) || !bytes.Equal(got, want) || !b.got.has(0, b.lay.head) {
 			b.cfg.Log.Warn("the manifest has rotted on the disk, and is written again", "error", err)
-			b.drop(span{0, int64(len(want))})
+			b.drop(span{0, int64(len(want))}, nil)
 			if err := b.take(0, want); err != nil {
 				return err
 			}

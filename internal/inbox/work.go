@@ -181,9 +181,7 @@ func (b *Inbox) sync() {
 			return
 		}
 		if dataErr != nil { // nobody knows what of it is on the medium, and a second sync would not tell
-			b.drop(hull)
-			dataErr = diskError("sync what was received", dataErr)
-			b.update(func() { b.err = dataErr })
+			b.drop(hull, diskError("sync what was received", dataErr))
 		}
 	})
 }
@@ -259,8 +257,7 @@ func (b *Inbox) reject(c chunk, err error) {
 		return
 	}
 	b.cfg.Log.Warn("a part of a pushed release is wrong, and asked for again", "error", err)
-	b.drop(span{c.from, c.to})
-	b.update(func() { b.err = err })
+	b.drop(span{c.from, c.to}, err)
 }
 
 // ordinal returns which chunk of its image c is, from 1 on.
