@@ -51,6 +51,7 @@ func TestUpload(t *testing.T) {
 			log.Info(fmt.Sprintf("line %d", i), "n", i)
 			time.Sleep(time.Second)
 		}
+		synctest.Wait()
 		if n := len(f.sizes); n < 5 || n > 7 {
 			t.Errorf("got %d batches in half an hour, want about 6", n)
 		}
