@@ -37,17 +37,7 @@ func TestTwoComponents(t *testing.T) {
 	}
 	var statuses []string
 	boot := func(version string) ota.Snapshot {
-		slots, err := file.Open(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := slots.PowerOn(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		record, err := store.Open(filepath.Join(dir, "record"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		slots, record := powered(t, cfg, dir)
 		defer record.Close()
 		var last ota.Snapshot
 		synctest.Test(t, func(t *testing.T) {
@@ -99,4 +89,21 @@ func (s *twoImages) Latest(context.Context) ([]byte, error) { return s.release.S
 
 func (s *twoImages) Open(_ context.Context, _ *ota.Manifest, im *ota.Image, offset int64) (io.ReadCloser, error) {
 	return io.NopCloser(bytes.NewReader(s.release.Images[im.Component][offset:])), nil
+}
+
+// powered is a device after a power-on: its slots, and the record that it keeps in dir.
+func powered(t *testing.T, cfg file.Config, dir string) (*file.Slots, *store.File) {
+	t.Helper()
+	slots, err := file.Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := slots.PowerOn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	record, err := store.Open(filepath.Join(dir, "record"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slots, record
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/interlock-energy/ota"
 	"github.com/interlock-energy/ota/otatest"
 	"github.com/interlock-energy/ota/slot/file"
-	"github.com/interlock-energy/ota/store"
 )
 
 // TestCourseOfATrial: on trial, the time until it is proven counts down while all is well,
@@ -222,17 +221,7 @@ func TestCourseOfATransfer(t *testing.T) {
 			if err := file.Format(cfg, map[string]io.Reader{"controller": strings.NewReader("factory"), "module1": strings.NewReader("factory too")}); err != nil {
 				t.Fatal(err)
 			}
-			slots, err := file.Open(cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := slots.PowerOn(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			record, err := store.Open(filepath.Join(dir, "record"))
-			if err != nil {
-				t.Fatal(err)
-			}
+			slots, record := powered(t, cfg, dir)
 			defer record.Close()
 			synctest.Test(t, func(t *testing.T) {
 				var left []string
@@ -248,7 +237,7 @@ func TestCourseOfATransfer(t *testing.T) {
 				}
 				source := tt.source
 				source.release = release
-				m, err = ota.New(ota.Config{Product: "bess", Version: "1.0.0", Source: &source, Verify: release.Verify,
+				m, err := ota.New(ota.Config{Product: "bess", Version: "1.0.0", Source: &source, Verify: release.Verify,
 					Slots: slots, Store: record, Automatic: true, Log: slog.New(slog.DiscardHandler), RetryDelay: time.Nanosecond,
 					Gate: func(context.Context, *ota.Manifest, ota.Moment) error { look(); return nil },
 					Hooks: ota.Hooks{Progress: func(n, _ int64) {
